@@ -29,12 +29,7 @@ impl StreamName {
     /// [`InvalidName`] when the name is empty, longer than 64 bytes, starts
     /// with other than a letter or digit, or holds a byte outside `[a-z0-9._-]`.
     pub fn parse(name: &str) -> Result<Self, InvalidName> {
-        let bytes = name.as_bytes();
-        let starts_well = bytes.first().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        let all_well = bytes
-            .iter()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
-        if starts_well && all_well && bytes.len() <= 64 {
+        if Self::is_valid(name) {
             Ok(Self(name.into()))
         } else {
             Err(InvalidName {
@@ -43,6 +38,16 @@ impl StreamName {
                 rule: "must match [a-z0-9][a-z0-9._-]{0,63}",
             })
         }
+    }
+
+    /// Says whether `name` follows the rule of stream names.
+    #[must_use]
+    pub fn is_valid(name: &str) -> bool {
+        let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let bytes = name.as_bytes();
+        bytes.first().is_some_and(plain)
+            && bytes.len() <= 64
+            && bytes.iter().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
     }
 
     /// The name as text.

@@ -4,7 +4,21 @@
 //! whether a message may be lost can be tested against a naive model.
 
 pub mod ids;
+pub mod lease;
 pub mod message;
+pub mod offset_set;
+pub mod partitioner;
+pub mod retry;
+pub mod schedule;
+pub mod stamp;
+pub mod tracker;
 
 pub use ids::{Epoch, InvalidName, Lane, Offset, Partition, Seq, StreamName, TopicName};
+pub use lease::{Claimant, FencingToken, LeaseDecision, LeaseState, LeaseWatch};
 pub use message::{Header, Message};
+pub use offset_set::OffsetSet;
+pub use partitioner::{PartitionCount, murmur2, partition_for_key};
+pub use retry::{InvalidRetryPolicy, RetryPolicy};
+pub use schedule::ProcessingOrder;
+pub use stamp::{Flags, PayloadCrc, Stamp, StampError, StampRef, header};
+pub use tracker::{AssignmentEpoch, Completed, Progress, Registered, Token, Tracker};
