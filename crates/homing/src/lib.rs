@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Homing: a transactional outbox, relay, consumer and auditor for Kafka.
+//!
+//! Every message an application commits reaches its Kafka consumers, or Homing
+//! says exactly which one did not and puts it back. The promise is: at least
+//! once on the wire, every duplicate recognisable, effects once through the
+//! inbox.
+
+pub mod error;
+pub mod kafka;
+pub mod shutdown;
+pub mod testing;
+
+pub use error::Retry;
+pub use homing_core as core;
+pub use homing_core::{Epoch, Header, Lane, Message, Offset, Partition, Seq, StreamName, TopicName};
+pub use kafka::config::{ConfigError, KafkaConfig};
+pub use shutdown::Shutdown;

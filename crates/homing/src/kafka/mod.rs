@@ -1,0 +1,3 @@
+//! The only door to the Kafka client crate: configuration, admin, producer, reads.
+
+pub mod config;
