@@ -6,6 +6,7 @@
 pub mod ids;
 pub mod lease;
 pub mod message;
+pub mod offset_map;
 pub mod offset_set;
 pub mod partitioner;
 pub mod retry;
@@ -16,6 +17,7 @@ pub mod tracker;
 pub use ids::{Epoch, InvalidName, Lane, Offset, Partition, Seq, StreamName, TopicName};
 pub use lease::{Claimant, FencingToken, LeaseDecision, LeaseState, LeaseWatch};
 pub use message::{Header, Message};
+pub use offset_map::{CommitMap, MapError};
 pub use offset_set::OffsetSet;
 pub use partitioner::{PartitionCount, murmur2, partition_for_key};
 pub use retry::{InvalidRetryPolicy, RetryPolicy};
