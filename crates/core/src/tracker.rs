@@ -180,6 +180,21 @@ impl Tracker {
         }
     }
 
+    /// Forgets what the restored map says from `offset` on.
+    ///
+    /// For a record that comes with a later leader epoch than the map was
+    /// written under: the log was cut and written anew, so the map may speak
+    /// of other records.
+    pub fn forget_restored_from(&mut self, offset: Offset) {
+        while let Some(range) = self.restored.back_mut() {
+            if range.start < offset {
+                range.end = range.end.min(offset);
+                return;
+            }
+            self.restored.pop_back();
+        }
+    }
+
     /// Marks a record as finished.
     #[inline]
     pub fn complete(&mut self, token: Token) -> Completed {

@@ -2,7 +2,7 @@
 
 use homing_core::{AssignmentEpoch, Completed, Offset, OffsetSet, Progress, Registered, Token, Tracker};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -20,8 +20,11 @@ enum Step {
     CompleteUnknown { ahead: i64 },
     /// The position moves over trailing control records.
     Skip { by: i64 },
+    /// A later leader epoch shows that the map no longer holds, this far ahead of the position.
+    Forget { ahead: i64 },
     /// The consumer dies and starts again from what it committed.
-    Restart,
+    /// It sees as many of the records again before the next step.
+    Restart { seen: usize },
 }
 
 fn hole() -> impl Strategy<Value = i64> {
@@ -37,7 +40,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(i, older)| Step::CompleteStale(i, older)),
         1 => (0i64..100).prop_map(|ahead| Step::CompleteUnknown { ahead }),
         1 => (0i64..100).prop_map(|by| Step::Skip { by }),
-        1 => Just(Step::Restart),
+        1 => (-5i64..50).prop_map(|ahead| Step::Forget { ahead }),
+        1 => (0usize..40).prop_map(|seen| Step::Restart { seen }),
     ]
 }
 
@@ -117,6 +121,8 @@ struct Pair {
     tracker: Tracker,
     model: Model,
     handed_out: Vec<i64>,
+    /// Records that will come again after a restart.
+    log: VecDeque<i64>,
     /// No record below it that has not come yet ever will.
     log_end: i64,
     /// All offsets ever finished, whatever the assignment: what may be skipped (I6).
@@ -130,6 +136,7 @@ impl Pair {
             tracker: Tracker::new(AssignmentEpoch(1), Offset(base)),
             model: Model::new(base, OffsetSet::new()),
             handed_out: Vec::new(),
+            log: VecDeque::new(),
             log_end: base,
             ever_finished: OffsetSet::new(),
         }
@@ -164,7 +171,10 @@ impl Pair {
 
     fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match step {
-            Step::Register { hole } => self.register(self.log_end + hole)?,
+            Step::Register { hole } => {
+                let offset = self.log.pop_front().unwrap_or(self.log_end + hole);
+                self.register(offset)?;
+            }
             Step::RegisterAgain(which) => {
                 if !self.model.records.is_empty() {
                     let records: Vec<i64> = self.model.records.keys().copied().collect();
@@ -192,20 +202,31 @@ impl Pair {
                 }
             }
             Step::CompleteUnknown { ahead } => self.complete(self.model.next + ahead)?,
+            Step::Skip { .. } if !self.log.is_empty() => {}
             Step::Skip { by } => {
                 let position = self.log_end + by;
                 self.tracker.skip_to(Offset(position));
                 self.model.next = position;
             }
-            Step::Restart => {
+            Step::Forget { ahead } => {
+                let from = Offset(self.model.next + ahead);
+                self.tracker.forget_restored_from(from);
+                let kept = self.model.restored.ranges().map(|run| run.start..run.end.min(from));
+                self.model.restored = kept.filter(|run| run.start < run.end).collect();
+            }
+            Step::Restart { seen } => {
                 let Progress { committable, done } = self.tracker.snapshot();
                 self.assignment += 1;
                 self.tracker = Tracker::restore(AssignmentEpoch(self.assignment), committable, &done);
                 let came_before = std::mem::replace(&mut self.model, Model::new(committable.0, done));
                 self.handed_out.clear();
                 // The log still holds every record from the committed offset on.
-                for offset in came_before.records.range(committable.0..).map(|(offset, _)| *offset) {
-                    self.register(offset)?;
+                let again = came_before.records.range(committable.0..).map(|(offset, _)| *offset);
+                self.log = again.chain(self.log.drain(..)).collect();
+                for _ in 0..*seen {
+                    if let Some(offset) = self.log.pop_front() {
+                        self.register(offset)?;
+                    }
                 }
             }
         }
@@ -240,6 +261,9 @@ proptest! {
             pair.log_end = pair.log_end.max(pair.model.next);
             pair.check()?;
             prop_assert!(pair.tracker.committable() >= before.1, "the committable offset fell at {:?}", step);
+        }
+        while let Some(offset) = pair.log.pop_front() {
+            pair.register(offset)?;
         }
         while let Some(oldest) = pair.tracker.oldest_unfinished() {
             pair.complete(oldest.0)?;
