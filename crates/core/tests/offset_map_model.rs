@@ -1,5 +1,7 @@
 //! The commit map: what is read is what was written, and damage never means less work (I5, I6).
 
+#![allow(clippy::unwrap_used)] // everything in this file is a test
+
 use homing_core::{CommitMap, MapError, Offset, OffsetSet};
 use proptest::prelude::*;
 

@@ -1,5 +1,7 @@
 //! The tracker against a plain list of records, under random interleavings (I1, I3, I4, I6, I9).
 
+#![allow(clippy::unwrap_used)] // everything in this file is a test
+
 use homing_core::{AssignmentEpoch, Completed, Offset, OffsetSet, Progress, Registered, Token, Tracker};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
