@@ -21,6 +21,6 @@ pub use offset_map::{CommitMap, MapError};
 pub use offset_set::OffsetSet;
 pub use partitioner::{PartitionCount, murmur2, partition_for_key};
 pub use retry::{InvalidRetryPolicy, RetryPolicy};
-pub use schedule::{LaneHash, ProcessingOrder, Schedule, Start};
+pub use schedule::{LaneHash, LaneId, Lanes, ProcessingOrder, Taken};
 pub use stamp::{Flags, PayloadCrc, Stamp, StampError, StampRef, header};
 pub use tracker::{AssignmentEpoch, Completed, Progress, Registered, Token, Tracker};

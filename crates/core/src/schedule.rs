@@ -1,32 +1,26 @@
-//! Decides which records may start now, so that those of one key run in order and never at once.
+//! Decides which records may start now: lanes of jobs that wait for one another.
 //!
-//! The caller keeps the records in a slab and names each by its index there,
-//! the *handle*. Records of one [`LaneHash`] stand in one lane, first come,
-//! first served, one at a time; records without a lane start at once. What may
-//! start is returned as a [`Start`]; the caller puts it into the queue its
-//! workers take from, so records of many lanes run side by side. How many are
-//! in flight is the caller's limit.
+//! A job's lane comes from a hash, so two keys may share one; order is kept
+//! all the same, and with thousands of lanes the wait costs little. A lane is
+//! in one of four states:
 //!
-//! | a record is | until | then |
-//! |---|---|---|
-//! | queued | the ones before it in its lane are gone | `Start` |
-//! | running | [`finished`](Schedule::finished) | it leaves; the next of its lane starts |
-//! | running | [`retry_later`](Schedule::retry_later) | delayed, at the head of its lane |
-//! | running | [`park`](Schedule::park) | the lane is parked; it starts again, to be set aside |
-//! | delayed | [`due`](Schedule::due) | `Start` again; nothing has overtaken it |
-//! | queued, delayed | [`remove`](Schedule::remove) | it leaves without having been worked on |
+//! ```text
+//! idle ──push──▶ ready ──take──▶ running ──finish──▶ idle, or ready when more came
+//!                  ▲                │ delay
+//!                  └────wake_due── delayed
+//! ```
+//! `take` hands out a lane's waiting jobs as one run, in order; nobody else
+//! gets a job of that lane before the run is finished or delayed. What of a
+//! run is not done goes back to the lane's front before either. Jobs without a
+//! lane are each on their own.
 //!
-//! In a parked lane every record starts as [`Start::SetAside`]: the caller
-//! writes it to where the first one went, in order, then calls `finished`. The
-//! lane stays parked, even when it is empty, until [`unpark`](Schedule::unpark).
-//!
-//! No call allocates but to grow; all cost O(1), those on delayed records
-//! O(log n), `remove` O(n).
+//! Whole runs are what makes a hot key cheap: one hand-over for all that
+//! waited meanwhile, instead of one for each. Jobs lie in one slab and are
+//! linked by index: pushing and taking allocate nothing once it has grown.
 
 use crate::ids::Partition;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BinaryHeap, VecDeque};
 
 /// Which records wait for one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -56,7 +50,7 @@ impl ProcessingOrder {
     }
 }
 
-/// Names a lane of the schedule by topic, partition and key.
+/// Names a lane by topic, partition and key.
 ///
 /// Two keys with one hash share a lane: they run in turn, which costs time only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,354 +75,329 @@ impl LaneHash {
     }
 }
 
-/// A record that may start now, by its handle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Start {
-    /// Give it to the handler.
-    Run(u32),
-    /// Its lane is parked: set it aside without handling it.
-    SetAside(u32),
-}
-
-impl Start {
-    /// The record's handle.
-    #[must_use]
-    pub fn handle(self) -> u32 {
-        match self {
-            Self::Run(handle) | Self::SetAside(handle) => handle,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Absent,
-    Queued,
-    Running,
-    Delayed,
-}
-
-/// One record; its index is its handle.
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    state: State,
-    lane: u32,
-    /// The next record of the lane.
-    next: u32,
-    /// Counts the delays of this slot, so that an old one is told from the present.
-    delays: u32,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct LaneQueue {
-    hash: u64,
-    /// The record that runs or is delayed; `NONE` when the lane is empty.
-    head: u32,
-    tail: u32,
-    parked: bool,
-}
-
-const NONE: u32 = u32::MAX;
-const ABSENT: Slot = Slot { state: State::Absent, lane: NONE, next: NONE, delays: 0 };
-
-/// The lanes and the records in them.
-///
-/// ```
-/// use homing_core::schedule::{LaneHash, Schedule, Start};
-/// let mut schedule = Schedule::new();
-/// let lane = Some(LaneHash(7));
-/// assert_eq!(schedule.push(0, lane), Some(Start::Run(0)));
-/// assert_eq!(schedule.push(1, lane), None);
-/// schedule.retry_later(0, 500);
-/// assert_eq!(schedule.due(499), None);
-/// assert_eq!(schedule.due(500), Some(Start::Run(0)));
-/// assert_eq!(schedule.finished(0), Some(Start::Run(1)));
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct Schedule {
-    slots: Vec<Slot>,
-    lanes: Vec<LaneQueue>,
-    lanes_free: Vec<u32>,
-    index: HashMap<u64, u32, BuildHasherDefault<AlreadyHashed>>,
-    /// (due, handle, the slot's count of delays).
-    delayed: BinaryHeap<Reverse<(u64, u32, u32)>>,
-    len: usize,
-}
-
-impl Schedule {
-    /// An empty schedule.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Takes in a record; says whether it may start at once.
-    ///
-    /// # Panics
-    /// When the handle is in use, or is `u32::MAX`.
-    #[inline]
-    pub fn push(&mut self, handle: u32, lane: Option<LaneHash>) -> Option<Start> {
-        assert!(handle != NONE, "u32::MAX is no handle");
-        let at = handle as usize;
-        if at >= self.slots.len() {
-            self.slots.resize(at + 1, ABSENT);
-        }
-        assert!(self.slots[at].state == State::Absent, "handle {handle} is pushed twice");
-        self.len += 1;
-        let slot = &mut self.slots[at];
-        slot.next = NONE;
-        let Some(hash) = lane else {
-            slot.state = State::Running;
-            slot.lane = NONE;
-            return Some(Start::Run(handle));
-        };
-        let lane = self.lane_of(hash);
-        let (slot, queue) = (&mut self.slots[at], &mut self.lanes[lane as usize]);
-        slot.lane = lane;
-        if queue.head == NONE {
-            (queue.head, queue.tail) = (handle, handle);
-            slot.state = State::Running;
-            return Some(queue.start_of(handle));
-        }
-        slot.state = State::Queued;
-        let before = std::mem::replace(&mut queue.tail, handle);
-        self.slots[before as usize].next = handle;
-        None
-    }
-
-    /// Lets a running record go; says which of its lane may start now.
-    ///
-    /// # Panics
-    /// When the record is not running: it would be completed twice.
-    #[inline]
-    pub fn finished(&mut self, handle: u32) -> Option<Start> {
-        let slot = self.running(handle);
-        slot.state = State::Absent;
-        let (lane, next) = (slot.lane, slot.next);
-        self.len -= 1;
-        if lane == NONE { None } else { self.start_next(lane, next) }
-    }
-
-    /// Puts a running record back to the head of its lane until `due_ms`.
-    ///
-    /// # Panics
-    /// When the record is not running.
-    pub fn retry_later(&mut self, handle: u32, due_ms: u64) {
-        let slot = self.running(handle);
-        slot.state = State::Delayed;
-        slot.delays = slot.delays.wrapping_add(1);
-        let entry = (due_ms, handle, slot.delays);
-        self.delayed.push(Reverse(entry));
-    }
-
-    /// The delayed record that is due first and may start again now; `None` when none is due.
-    pub fn due(&mut self, now_ms: u64) -> Option<Start> {
-        if self.next_due_ms()? > now_ms {
-            return None;
-        }
-        let Reverse((_, handle, _)) = self.delayed.pop()?;
-        let slot = &mut self.slots[handle as usize];
-        slot.state = State::Running;
-        Some(match slot.lane {
-            NONE => Start::Run(handle),
-            lane => self.lanes[lane as usize].start_of(handle),
-        })
-    }
-
-    /// When the first delayed record is due.
-    pub fn next_due_ms(&mut self) -> Option<u64> {
-        while let Some(Reverse((due_ms, handle, delays))) = self.delayed.peek() {
-            let slot = &self.slots[*handle as usize];
-            if slot.state == State::Delayed && slot.delays == *delays {
-                return Some(*due_ms);
-            }
-            self.delayed.pop();
-        }
-        None
-    }
-
-    /// Parks the lane of a running record: it and all after it are set aside.
-    ///
-    /// The record stays the running one of its lane and is to be set aside first.
-    ///
-    /// # Panics
-    /// When the record is not running.
-    pub fn park(&mut self, handle: u32) -> Start {
-        let lane = self.running(handle).lane;
-        if lane != NONE {
-            self.lanes[lane as usize].parked = true;
-        }
-        Start::SetAside(handle)
-    }
-
-    /// Parks a lane that may be empty, as after a restart.
-    ///
-    /// A record of it that runs already is not called back.
-    pub fn park_lane(&mut self, lane: LaneHash) {
-        let lane = self.lane_of(lane);
-        self.lanes[lane as usize].parked = true;
-    }
-
-    /// Ends the parking of a lane; records of it that have not started yet run again.
-    pub fn unpark(&mut self, lane: LaneHash) {
-        let Some(lane) = self.index.get(&lane.0).copied() else { return };
-        self.lanes[lane as usize].parked = false;
-        if self.lanes[lane as usize].head == NONE {
-            self.drop_lane(lane);
-        }
-    }
-
-    /// Says whether the lane is parked.
-    #[must_use]
-    pub fn is_parked(&self, lane: LaneHash) -> bool {
-        self.index.get(&lane.0).is_some_and(|lane| self.lanes[*lane as usize].parked)
-    }
-
-    /// Takes out all queued and delayed records that `unwanted` names, as when their partition is revoked.
-    ///
-    /// Appends their handles to `removed`, in order within each lane, and what
-    /// may start in their place to `starts`. Running records stay until they
-    /// finish. A parked lane stays parked.
-    pub fn remove(
-        &mut self,
-        mut unwanted: impl FnMut(u32) -> bool,
-        removed: &mut Vec<u32>,
-        starts: &mut Vec<Start>,
-    ) {
-        let before = removed.len();
-        for lane in 0..self.lanes.len() as u32 {
-            self.remove_from_lane(lane, &mut unwanted, removed, starts);
-        }
-        for handle in 0..self.slots.len() as u32 {
-            let slot = &mut self.slots[handle as usize];
-            if slot.lane == NONE && slot.state == State::Delayed && unwanted(handle) {
-                slot.state = State::Absent;
-                removed.push(handle);
-            }
-        }
-        self.len -= removed.len() - before;
-    }
-
-    /// How many records are queued, running or delayed.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Says whether no record is left.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// How many lanes hold a record or are parked.
-    #[must_use]
-    pub fn lane_count(&self) -> usize {
-        self.index.len()
-    }
-
-    fn running(&mut self, handle: u32) -> &mut Slot {
-        let slot = self.slots.get_mut(handle as usize).filter(|slot| slot.state == State::Running);
-        slot.unwrap_or_else(|| panic!("handle {handle} is not running"))
-    }
-
-    #[inline]
-    fn lane_of(&mut self, hash: LaneHash) -> u32 {
-        let (lanes, free) = (&mut self.lanes, &mut self.lanes_free);
-        *self.index.entry(hash.0).or_insert_with(|| {
-            let empty = LaneQueue { hash: hash.0, head: NONE, tail: NONE, parked: false };
-            if let Some(lane) = free.pop() {
-                lanes[lane as usize] = empty;
-                return lane;
-            }
-            lanes.push(empty);
-            (lanes.len() - 1) as u32
-        })
-    }
-
-    /// Makes `next` the head of the lane and starts it; without one the lane goes.
-    #[inline]
-    fn start_next(&mut self, lane: u32, next: u32) -> Option<Start> {
-        let queue = &mut self.lanes[lane as usize];
-        queue.head = next;
-        if next != NONE {
-            self.slots[next as usize].state = State::Running;
-            return Some(queue.start_of(next));
-        }
-        queue.tail = NONE;
-        if !queue.parked {
-            self.drop_lane(lane);
-        }
-        None
-    }
-
-    fn drop_lane(&mut self, lane: u32) {
-        self.index.remove(&self.lanes[lane as usize].hash);
-        self.lanes_free.push(lane);
-    }
-
-    fn remove_from_lane(
-        &mut self,
-        lane: u32,
-        unwanted: &mut impl FnMut(u32) -> bool,
-        removed: &mut Vec<u32>,
-        starts: &mut Vec<Start>,
-    ) {
-        let head = self.lanes[lane as usize].head;
-        let (mut first, mut last, mut at) = (NONE, NONE, head);
-        while at != NONE {
-            let Slot { state, next, .. } = self.slots[at as usize];
-            if state != State::Running && unwanted(at) {
-                self.slots[at as usize].state = State::Absent;
-                removed.push(at);
-            } else {
-                match last {
-                    NONE => first = at,
-                    last => self.slots[last as usize].next = at,
-                }
-                last = at;
-            }
-            at = next;
-        }
-        if head == NONE {
-            return;
-        }
-        if last != NONE {
-            self.slots[last as usize].next = NONE;
-        }
-        self.lanes[lane as usize].tail = last;
-        if first != head {
-            starts.extend(self.start_next(lane, first));
-        }
-    }
-}
-
-impl LaneQueue {
-    fn start_of(&self, handle: u32) -> Start {
-        if self.parked { Start::SetAside(handle) } else { Start::Run(handle) }
-    }
-}
-
-/// Takes a lane's hash as it is.
-#[derive(Debug, Clone, Copy, Default)]
-struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = fold(self.0 ^ u64::from(*byte), 0xd6e8_feb8_6659_fd93));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
+}
+
+/// Names a lane among those of one [`Lanes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneId(u32);
+
+impl From<LaneHash> for LaneId {
+    #[inline]
+    fn from(LaneHash(hash): LaneHash) -> Self {
+        Self((hash >> 40) as u32 & (LANES - 1))
+    }
+}
+
+/// A job that was handed out, and the lane to report it to.
+#[derive(Debug)]
+pub struct Taken<T> {
+    /// Its lane, `None` when it waits for no other.
+    pub lane: Option<LaneId>,
+    /// The job.
+    pub job: T,
+}
+
+/// How many lanes there are; a power of two. More cost memory (12 bytes each), fewer make keys
+/// wait for one another by chance.
+const LANES: u32 = 1 << 14;
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Ready,
+    Running,
+    Delayed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lane {
+    head: u32,
+    tail: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    job: Option<T>,
+    next: u32,
+}
+
+/// What waits for its turn: a lane, or a job without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Lane(u32),
+    Job(u32),
+}
+
+/// Jobs in lanes.
+///
+/// ```
+/// use homing_core::schedule::{LaneHash, Lanes};
+/// let mut lanes = Lanes::new();
+/// let lane = Some(LaneHash::of(0, homing_core::Partition(0), b"key").into());
+/// lanes.push(lane, "first");
+/// lanes.push(lane, "second");
+/// let mut run = Vec::new();
+/// lanes.take(1, &mut run);
+/// assert_eq!(run[0].job, "first");
+/// lanes.take(1, &mut run);
+/// assert_eq!(run.len(), 1, "the second waits until the first is finished");
+/// lanes.finish(run[0].lane.expect("it has a lane"));
+/// lanes.take(1, &mut run);
+/// assert_eq!(run[1].job, "second");
+/// ```
+#[derive(Debug)]
+pub struct Lanes<T> {
+    nodes: Vec<Node<T>>,
+    free: u32,
+    lanes: Vec<Lane>,
+    ready: VecDeque<Turn>,
+    delayed: BinaryHeap<Reverse<(u64, Turn)>>,
+    /// Jobs here, in whatever state, that are not handed out.
+    waiting: usize,
+}
+
+impl<T> Default for Lanes<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Lanes<T> {
+    /// No jobs yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let lane = Lane { head: NONE, tail: NONE, state: State::Idle };
+        Self {
+            nodes: Vec::new(),
+            free: NONE,
+            lanes: vec![lane; LANES as usize],
+            ready: VecDeque::new(),
+            delayed: BinaryHeap::new(),
+            waiting: 0,
+        }
+    }
+
+    /// Adds a job behind all others of its lane.
+    #[inline]
+    pub fn push(&mut self, lane: Option<LaneId>, job: T) {
+        let node = self.store(job);
+        let Some(LaneId(id)) = lane else {
+            self.ready.push_back(Turn::Job(node));
+            return;
+        };
+        let lane = &mut self.lanes[id as usize];
+        if lane.head == NONE {
+            lane.head = node;
+        } else {
+            self.nodes[lane.tail as usize].next = node;
+        }
+        lane.tail = node;
+        if lane.state == State::Idle {
+            lane.state = State::Ready;
+            self.ready.push_back(Turn::Lane(id));
+        }
+    }
+
+    /// Moves up to `max` jobs that may start to `out`: whole runs, one lane's jobs side by side.
+    pub fn take(&mut self, max: usize, out: &mut Vec<Taken<T>>) {
+        let mut left = max;
+        while left > 0 {
+            match self.ready.pop_front() {
+                None => return,
+                Some(Turn::Job(node)) => {
+                    let (job, _) = self.remove(node);
+                    out.push(Taken { lane: None, job });
+                    left -= 1;
+                }
+                Some(Turn::Lane(id)) => left -= self.take_run(id, left, out),
+            }
+        }
+    }
+
+    fn take_run(&mut self, id: u32, max: usize, out: &mut Vec<Taken<T>>) -> usize {
+        let mut node = self.lanes[id as usize].head;
+        let mut count = 0;
+        while node != NONE && count < max {
+            let (job, next) = self.remove(node);
+            out.push(Taken { lane: Some(LaneId(id)), job });
+            node = next;
+            count += 1;
+        }
+        let lane = &mut self.lanes[id as usize];
+        lane.head = node;
+        lane.state = if count > 0 { State::Running } else { State::Idle };
+        count
+    }
+
+    /// Ends a lane's run: all its jobs are done with or put back. The next run may start.
+    ///
+    /// # Panics
+    /// When the lane is not running: a run would be ended twice.
+    #[inline]
+    pub fn finish(&mut self, LaneId(id): LaneId) {
+        let lane = &mut self.lanes[id as usize];
+        assert!(lane.state == State::Running, "only a running lane can finish, this one is {:?}", lane.state);
+        if lane.head == NONE {
+            lane.state = State::Idle;
+        } else {
+            lane.state = State::Ready;
+            self.ready.push_back(Turn::Lane(id));
+        }
+    }
+
+    /// Puts jobs of a running lane back to its front, in their order; the lane goes on running.
+    ///
+    /// # Panics
+    /// When the lane is not running.
+    pub fn put_front(&mut self, LaneId(id): LaneId, jobs: impl DoubleEndedIterator<Item = T>) {
+        assert!(self.lanes[id as usize].state == State::Running, "only a running lane takes jobs back");
+        for job in jobs.rev() {
+            let node = self.store(job);
+            let lane = &mut self.lanes[id as usize];
+            self.nodes[node as usize].next = lane.head;
+            if lane.head == NONE {
+                lane.tail = node;
+            }
+            lane.head = node;
+        }
+    }
+
+    /// Holds a running lane back until `due_ms`.
+    ///
+    /// # Panics
+    /// When the lane is not running.
+    pub fn delay(&mut self, LaneId(id): LaneId, due_ms: u64) {
+        let lane = &mut self.lanes[id as usize];
+        assert!(lane.state == State::Running, "only a running lane can be delayed");
+        lane.state = State::Delayed;
+        self.delayed.push(Reverse((due_ms, Turn::Lane(id))));
+    }
+
+    /// Holds a job without a lane back until `due_ms`.
+    pub fn delay_job(&mut self, job: T, due_ms: u64) {
+        let node = self.store(job);
+        self.delayed.push(Reverse((due_ms, Turn::Job(node))));
+    }
+
+    /// Makes ready what is due; says whether anything was.
+    pub fn wake_due(&mut self, now_ms: u64) -> bool {
+        let mut any = false;
+        while self.next_due_ms().is_some_and(|due| due <= now_ms) {
+            let Some(Reverse((_, turn))) = self.delayed.pop() else { break };
+            any = true;
+            match turn {
+                Turn::Job(_) => self.ready.push_back(turn),
+                Turn::Lane(id) => {
+                    self.lanes[id as usize].state = State::Running;
+                    self.finish(LaneId(id));
+                }
+            }
+        }
+        any
+    }
+
+    /// When the next delayed job or lane is due.
+    #[must_use]
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.delayed.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Takes out the waiting jobs that `unwanted` picks; what was handed out is not touched.
+    pub fn purge(&mut self, mut unwanted: impl FnMut(&T) -> bool, out: &mut Vec<T>) {
+        for id in 0..self.lanes.len() {
+            let mut node = std::mem::replace(&mut self.lanes[id].head, NONE);
+            self.lanes[id].tail = NONE;
+            while node != NONE {
+                let next = self.nodes[node as usize].next;
+                if unwanted(self.job_at(node)) {
+                    out.push(self.remove(node).0);
+                } else {
+                    self.append(id, node);
+                }
+                node = next;
+            }
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.retain(|turn| !self.purge_single(*turn, &mut unwanted, out));
+        self.ready = ready;
+        let delayed = std::mem::take(&mut self.delayed).into_vec();
+        self.delayed = delayed
+            .into_iter()
+            .filter(|Reverse((_, turn))| !self.purge_single(*turn, &mut unwanted, out))
+            .collect();
+    }
+
+    fn purge_single(&mut self, turn: Turn, unwanted: &mut impl FnMut(&T) -> bool, out: &mut Vec<T>) -> bool {
+        match turn {
+            Turn::Job(node) if unwanted(self.job_at(node)) => {
+                out.push(self.remove(node).0);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn append(&mut self, id: usize, node: u32) {
+        self.nodes[node as usize].next = NONE;
+        let lane = &mut self.lanes[id];
+        if lane.head == NONE {
+            lane.head = node;
+        } else {
+            self.nodes[lane.tail as usize].next = node;
+        }
+        lane.tail = node;
+    }
+
+    fn job_at(&self, node: u32) -> &T {
+        self.nodes[node as usize].job.as_ref().expect("a linked node holds a job")
+    }
+
+    /// How many jobs wait here, delayed ones included.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether something may start now.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// How many lanes and single jobs may start now.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    #[inline]
+    fn store(&mut self, job: T) -> u32 {
+        self.waiting += 1;
+        if self.free == NONE {
+            self.nodes.push(Node { job: Some(job), next: NONE });
+            return u32::try_from(self.nodes.len() - 1).expect("jobs in flight are limited far below 2^32");
+        }
+        let at = self.free;
+        let node = &mut self.nodes[at as usize];
+        self.free = node.next;
+        *node = Node { job: Some(job), next: NONE };
+        at
+    }
+
+    #[inline]
+    fn remove(&mut self, at: u32) -> (T, u32) {
+        self.waiting -= 1;
+        let node = &mut self.nodes[at as usize];
+        let next = std::mem::replace(&mut node.next, self.free);
+        let job = node.job.take().expect("a linked node holds a job");
+        self.free = at;
+        (job, next)
+    }
 }
