@@ -1,3 +1,13 @@
 //! The only door to the Kafka client crate: configuration, admin, producer, reads.
 
+pub mod bell;
 pub mod config;
+pub(crate) mod native;
+pub(crate) mod native_call;
+pub mod partition_list;
+pub mod reader;
+pub mod record;
+mod tuning;
+
+pub use native::NativeError;
+pub use native_call::TopicId;
