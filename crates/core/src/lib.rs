@@ -3,6 +3,7 @@
 //! Everything here is a function of its arguments, so every rule that decides
 //! whether a message may be lost can be tested against a naive model.
 
+pub mod gap;
 pub mod ids;
 pub mod lease;
 pub mod message;
@@ -13,7 +14,12 @@ pub mod retry;
 pub mod schedule;
 pub mod stamp;
 pub mod tracker;
+mod varint;
 
+pub use gap::{
+    ConfirmedGap, FilledBy, GapState, LaneDetector, Observation, OpenGap, PartitionDetector, Precision, Seen,
+    StartPolicy, StateError, StreamDetector,
+};
 pub use ids::{Epoch, InvalidName, Lane, Offset, Partition, Seq, StreamName, TopicName};
 pub use lease::{Claimant, FencingToken, LeaseDecision, LeaseState, LeaseWatch};
 pub use message::{Header, Message};

@@ -20,6 +20,7 @@
 
 use crate::ids::Offset;
 use crate::offset_set::OffsetSet;
+use crate::varint;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -205,8 +206,8 @@ impl CommitMap {
         let mut at = 0;
         for (start, end) in self.relative_runs() {
             let before = written.bytes.len();
-            push_varint(&mut written.bytes, start - at);
-            push_varint(&mut written.bytes, end - start);
+            varint::push(&mut written.bytes, start - at);
+            varint::push(&mut written.bytes, end - start);
             if written.bytes.len() > bytes_max {
                 written.bytes.truncate(before);
                 break;
@@ -264,8 +265,8 @@ fn read_runs(base: i64, mut body: &[u8]) -> Result<OffsetSet, MapError> {
         return Err(MapError::Malformed);
     }
     while !body.is_empty() {
-        let skip = take_varint(&mut body)?;
-        let run = take_varint(&mut body)?;
+        let skip = varint::take(&mut body).map_err(|_| MapError::Malformed)?;
+        let run = varint::take(&mut body).map_err(|_| MapError::Malformed)?;
         let touches = skip == 0 && !done.is_empty();
         let start = at.checked_add_unsigned(skip).ok_or(MapError::Malformed)?;
         let end = start.checked_add_unsigned(run).ok_or(MapError::Malformed)?;
@@ -276,29 +277,4 @@ fn read_runs(base: i64, mut body: &[u8]) -> Result<OffsetSet, MapError> {
         at = end;
     }
     Ok(done)
-}
-
-fn push_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Result<u64, MapError> {
-    let mut number = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first().ok_or(MapError::Malformed)?;
-        *bytes = rest;
-        let part = u64::from(byte & 0x7f);
-        if shift == 63 && part > 1 {
-            return Err(MapError::Malformed);
-        }
-        number |= part << shift;
-        if byte & 0x80 == 0 {
-            return Ok(number);
-        }
-    }
-    Err(MapError::Malformed)
 }

@@ -185,7 +185,7 @@ impl Stamp {
     /// [`StampError`] unless the bytes are exactly what
     /// [`encode_into`](Self::encode_into) writes for some stamp.
     pub fn decode(bytes: &[u8]) -> Result<Self, StampError> {
-        StampRef::decode(bytes).map(|stamp| stamp.to_owned())
+        StampRef::decode(bytes).map(StampRef::to_stamp)
     }
 }
 
@@ -241,7 +241,7 @@ impl<'a> StampRef<'a> {
 
     /// Copies the stamp into one that owns its stream's name.
     #[must_use]
-    pub fn to_owned(self) -> Stamp {
+    pub fn to_stamp(self) -> Stamp {
         Stamp {
             stream: StreamName::parse(self.stream).expect("decoding has checked the stream's name"),
             epoch: self.epoch,
