@@ -52,6 +52,8 @@ pub struct LaneDetector {
     pub(super) gaps: Vec<Gap>,
     /// Ranges above `high` that were voided, lowest first, apart from one another.
     pub(super) voided_ahead: Vec<(u64, u64)>,
+    /// The highest number that was voided and forgotten, 0 at first.
+    pub(super) voided_forgotten: u64,
     /// Above `high`, rising in `to`.
     pub(super) expected: VecDeque<Expected>,
     /// The highest offset of the lane's records, -1 before the first.
@@ -71,6 +73,7 @@ impl LaneDetector {
             high: 0,
             gaps: Vec::new(),
             voided_ahead: Vec::new(),
+            voided_forgotten: 0,
             expected: VecDeque::new(),
             offset_high: -1,
             last: None,
@@ -100,6 +103,7 @@ impl LaneDetector {
             return out.push(Observation::BeyondEnd { last: Seq(last) });
         }
         let start = match self.start {
+            _ if seq == 0 => return out.push(Observation::BeforeStart),
             Some(start) => start,
             None => self.begin(seq, out),
         };
@@ -138,10 +142,10 @@ impl LaneDetector {
         }
     }
 
-    /// Starts a lane that is read from somewhere within, with the first number that is read.
+    /// Starts a lane that is read from somewhere within, with the first number that is read, 1 or more.
     fn begin(&mut self, seq: u64, out: &mut Vec<Observation>) -> u64 {
         self.start = Some(seq);
-        self.high = seq.saturating_sub(1);
+        self.high = seq - 1;
         self.voided_ahead.retain(|(from, _)| *from >= seq);
         if seq > 1 {
             out.push(Observation::UnverifiedBefore(Seq(seq)));
@@ -162,13 +166,10 @@ impl LaneDetector {
             return;
         }
         insert_range(&mut self.voided_ahead, seq);
-        if self.voided_ahead.len() > self.limits.gaps_max.max(1) {
-            // The number opens a gap when it is passed: too many gaps, not too few.
-            self.voided_ahead.pop();
-        }
         if self.start.is_some() {
             self.raise(self.high);
         }
+        self.forget_voided(out);
     }
 
     /// Takes in that all numbers up to `seq` were sent, as the outbox or ledger knows.
@@ -243,7 +244,10 @@ impl LaneDetector {
             to: Seq(newest.to),
             since_ms: oldest.since_ms,
             state: GapState::Suspect,
-            precision: if self.voided_ahead.is_empty() { Precision::Exact } else { Precision::Coarse },
+            precision: match self.voided_ahead.is_empty() && self.voided_forgotten <= self.high {
+                true => Precision::Exact,
+                false => Precision::Coarse,
+            },
         });
         let gaps = self.gaps.iter().map(|gap| {
             let Gap { from, to, since_ms, state, precision } = *gap;
@@ -255,7 +259,7 @@ impl LaneDetector {
     /// Moves `high` up to `seq` and over what was voided right behind it.
     #[inline]
     fn raise(&mut self, seq: u64) {
-        self.high = seq;
+        self.high = self.high.max(seq);
         if !self.voided_ahead.is_empty() {
             let high = &mut self.high;
             self.voided_ahead.retain_mut(|(from, to)| {
@@ -267,6 +271,17 @@ impl LaneDetector {
         }
         while self.expected.front().is_some_and(|expected| expected.to <= self.high) {
             self.expected.pop_front();
+        }
+    }
+
+    /// Lets the highest voided numbers go when there are too many ranges of them.
+    ///
+    /// They become gaps when they are passed: too much seems missing, never too little.
+    pub(super) fn forget_voided(&mut self, out: &mut Vec<Observation>) {
+        while self.voided_ahead.len() > self.limits.gaps_max.max(1) {
+            let Some((from, to)) = self.voided_ahead.pop() else { return };
+            self.voided_forgotten = self.voided_forgotten.max(to);
+            out.push(Observation::VoidForgotten { from: Seq(from), to: Seq(to) });
         }
     }
 
@@ -290,7 +305,8 @@ impl LaneDetector {
         if from > to {
             return;
         }
-        let gap = Gap { from, to, since_ms: at_ms, state: GapState::Suspect, precision: Precision::Exact };
+        let precision = if from > self.voided_forgotten { Precision::Exact } else { Precision::Coarse };
+        let gap = Gap { from, to, since_ms: at_ms, state: GapState::Suspect, precision };
         out.push(Observation::GapOpened { from: Seq(from), to: Seq(to) });
         self.gaps.push(gap);
         self.coarsen(out);

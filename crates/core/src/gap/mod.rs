@@ -146,6 +146,13 @@ pub enum Observation {
         /// The last number of the gap.
         to: Seq,
     },
+    /// There are more voided numbers than are remembered: these will seem missing when they are passed.
+    VoidForgotten {
+        /// The first number.
+        from: Seq,
+        /// The last number.
+        to: Seq,
+    },
     /// There are more epochs than are remembered: this one is no longer checked.
     EpochForgotten(Epoch),
     /// There are more streams than are remembered: the record's stream is not checked.
@@ -177,7 +184,7 @@ pub enum GapState {
 pub enum Precision {
     /// Every number in it is missing.
     Exact,
-    /// Some of its numbers were read; it was widened to bound memory.
+    /// Some of its numbers may have been read or voided; that was forgotten to bound memory.
     Coarse,
 }
 

@@ -127,6 +127,7 @@ fn write_lane(out: &mut Vec<u8>, lane: &LaneDetector) {
         varint::push(out, *from);
         varint::push(out, to - from);
     }
+    varint::push(out, lane.voided_forgotten);
     varint::push(out, lane.expected.len() as u64);
     for Expected { to, since_ms } in &lane.expected {
         varint::push(out, *to);
@@ -161,6 +162,7 @@ fn read_lane(body: &mut Body<'_>, limits: Limits) -> Result<LaneDetector, StateE
     for _ in 0..body.number()? {
         lane.voided_ahead.push(body.range()?);
     }
+    lane.voided_forgotten = body.number()?;
     for _ in 0..body.number()? {
         lane.expected.push_back(Expected { to: body.number()?, since_ms: body.number()? as i64 });
     }
@@ -175,7 +177,9 @@ fn read_lane(body: &mut Body<'_>, limits: Limits) -> Result<LaneDetector, StateE
     if !is_sound(&lane) {
         return Err(StateError::Malformed);
     }
+    // The limits may be tighter now; the gaps' precision says what was lost by that.
     lane.coarsen(&mut Vec::new());
+    lane.forget_voided(&mut Vec::new());
     Ok(lane)
 }
 
