@@ -187,7 +187,7 @@ impl Record {
     /// The stamp: stream, epoch, partition, seq and checksum.
     #[must_use]
     pub fn stamp(&self) -> Option<Stamp> {
-        self.stamp_ref().map(StampRef::to_owned)
+        self.stamp_ref().map(StampRef::to_stamp)
     }
 
     /// Whether there is a stamp header at all, well-formed or not.
