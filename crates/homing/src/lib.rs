@@ -7,6 +7,8 @@
 
 pub mod error;
 pub mod kafka;
+mod liveness;
+pub mod outbox;
 pub mod shutdown;
 pub mod testing;
 
@@ -14,4 +16,5 @@ pub use error::Retry;
 pub use homing_core as core;
 pub use homing_core::{Epoch, Header, Lane, Message, Offset, Partition, Seq, StreamName, TopicName};
 pub use kafka::config::{ConfigError, KafkaConfig};
+pub use outbox::{Outbox, OutboxError, OutboxStats, Receipt, SqliteOutbox};
 pub use shutdown::Shutdown;

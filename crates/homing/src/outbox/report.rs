@@ -1,0 +1,149 @@
+//! What an outbox tells about itself: receipts, numbers, dead letters.
+
+use super::store::{BatchId, RowId};
+use homing_core::{Epoch, Offset, Partition, Seq, StreamName, TopicName};
+use uuid::Uuid;
+
+/// The proof of one message's delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The topic it went to.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: Partition,
+    /// The offset the broker acknowledged.
+    pub offset: Offset,
+    /// The stream it came from.
+    pub stream: StreamName,
+    /// The epoch of its number.
+    pub epoch: Epoch,
+    /// Its number in the lane.
+    pub seq: Seq,
+    /// The message's identity.
+    pub id: Uuid,
+}
+
+/// How one row ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It is in Kafka.
+    Delivered(Receipt),
+    /// It is in the dead-letter table.
+    DeadLetter {
+        /// Why, for programs: a code of [`RejectCode`](super::RejectCode).
+        code: String,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// One lane's numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneStats {
+    /// The topic.
+    pub topic: TopicName,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Whether the epoch still takes messages.
+    pub open: bool,
+    /// The partition.
+    pub partition: Partition,
+    /// The seq its next message gets.
+    pub next_seq: Seq,
+    /// All seqs up to this one are settled; 0 when none is.
+    pub settled: u64,
+    /// All seqs up to this one were read back by the auditor; 0 when none was.
+    pub verified: u64,
+    /// The offset after the last settled record.
+    pub next_offset: Offset,
+}
+
+/// Who relays, and what keeps it waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayStats {
+    /// Unique to one run of one relay.
+    pub owner: String,
+    /// The host and process namespace the pid counts in.
+    pub host: String,
+    /// The process id.
+    pub pid: u32,
+    /// Its fencing token.
+    pub token: u64,
+    /// When its lease runs out, in milliseconds since 1970.
+    pub lease_until_ms: i64,
+    /// Whether the lease runs and the process is not known to be dead.
+    pub alive: bool,
+    /// Why it waits, in its own words; `None` when all is well.
+    pub trouble: Option<String>,
+    /// Since when, in milliseconds since 1970.
+    pub trouble_since_ms: Option<i64>,
+}
+
+/// An outbox in numbers, from one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxStats {
+    /// The stream.
+    pub stream: StreamName,
+    /// The pinned cluster, once a relay has run.
+    pub cluster_id: Option<String>,
+    /// Rows in the table, sent ones that are not pruned yet included.
+    pub rows: u64,
+    /// Rows that are in no manifest yet.
+    pub unclaimed: u64,
+    /// Rows that are in a manifest and not settled.
+    pub unsettled: u64,
+    /// Rows that are settled and not pruned yet.
+    pub settled: u64,
+    /// Age of the oldest row that is not settled, in milliseconds.
+    pub oldest_unsettled_ms: Option<u64>,
+    /// Rows in the dead-letter table that were not redriven.
+    pub dead_letters: u64,
+    /// Seqs that were voided.
+    pub voided: u64,
+    /// Repair orders that wait for the relay.
+    pub repairs_wanted: u64,
+    /// Each lane's numbers, by topic, epoch and partition.
+    pub lanes: Vec<LaneStats>,
+    /// The relay; `None` when none ever ran.
+    pub relay: Option<RelayStats>,
+}
+
+/// A row that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its number in the dead-letter table.
+    pub id: i64,
+    /// The row it was in the outbox.
+    pub row: RowId,
+    /// Column `topic`.
+    pub topic: String,
+    /// The key's bytes.
+    pub key: Option<Vec<u8>>,
+    /// The payload's bytes; when both columns were set, those of `payload`.
+    pub payload: Option<Vec<u8>>,
+    /// Column `headers` as it stood.
+    pub headers: Option<String>,
+    /// The message's identity; `None` when the column could not be read.
+    pub message_id: Option<Uuid>,
+    /// When the row was made, in milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// Why, for programs.
+    pub code: String,
+    /// Why, for people.
+    pub reason: String,
+    /// When it was set aside, in milliseconds since 1970.
+    pub rejected_at_ms: i64,
+    /// The number it had: epoch, partition and seq; `None` when it was rejected before numbering.
+    pub voided: Option<(Epoch, Partition, Seq)>,
+    /// The row it became when it was redriven.
+    pub redriven_as: Option<RowId>,
+}
+
+/// The fates of one batch's rows, in row order.
+#[derive(Debug, Clone)]
+pub struct BatchFates {
+    /// The batch.
+    pub batch: BatchId,
+    /// Each row's fate.
+    pub rows: Vec<(RowId, Fate)>,
+}

@@ -1,0 +1,218 @@
+//! The dead-letter table: setting rows aside, listing them, and sending them again as new rows.
+
+use super::SqliteOutbox;
+use crate::outbox::error::{During, OutboxError};
+use crate::outbox::identity::{self, Instance};
+use crate::outbox::report::DeadLetter;
+use crate::outbox::store::{Rejected, RowId, Voided};
+use homing_core::{Epoch, Partition, Seq};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use uuid::Uuid;
+
+const COPY: &str = "\
+INSERT INTO homing_dead_letter (row_id, topic, message_key, payload, payload_text, headers, message_id, \
+ created_at_ms, code, reason, rejected_at_ms, epoch, partition, seq) \
+SELECT id, CAST(topic AS TEXT), message_key, payload, payload_text, headers, COALESCE(message_id, ?2), \
+ created_at_ms, ?3, ?4, ?5, ?6, ?7, ?8 FROM homing_outbox WHERE id = ?1";
+
+/// Moves rows that never had a number: they leave the outbox in this transaction.
+pub(super) fn set_aside_unnumbered(
+    tx: &Transaction<'_>,
+    instance: Instance,
+    rejected: &[Rejected],
+    now_ms: i64,
+) -> Result<(), OutboxError> {
+    let operation = "set a row aside";
+    if rejected.is_empty() {
+        return Ok(());
+    }
+    tx.execute("UPDATE homing_meta SET pruning = 1", []).during(operation)?;
+    for row in rejected {
+        let id = derived_id(tx, instance, row.row).during(operation)?;
+        copy(tx, row, id, None, now_ms)?;
+        tx.prepare_cached("DELETE FROM homing_outbox WHERE id = ?1")
+            .and_then(|mut statement| statement.execute([row.row.0]))
+            .during(operation)?;
+    }
+    tx.execute("UPDATE homing_meta SET pruning = 0", []).during(operation)?;
+    Ok(())
+}
+
+/// Copies rows whose seq is void; they stay in the outbox until their batch is pruned.
+pub(super) fn set_aside_voided(
+    tx: &Transaction<'_>,
+    _instance: Instance,
+    voided: &[Voided],
+    now_ms: i64,
+) -> Result<(), OutboxError> {
+    for void in voided {
+        copy(tx, &void.rejected, Some(void.message_id), Some(void), now_ms)?;
+        tx.prepare_cached(
+            "INSERT INTO homing_void (topic, epoch, partition, seq, row_id, code, reason, voided_at_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![
+                void.topic.as_str(),
+                void.epoch.0,
+                void.partition.0,
+                void.seq.0 as i64,
+                void.rejected.row.0,
+                void.rejected.code.as_str(),
+                void.rejected.reason,
+                now_ms
+            ])
+        })
+        .during("void a seq")?;
+    }
+    Ok(())
+}
+
+fn copy(
+    tx: &Transaction<'_>,
+    rejected: &Rejected,
+    id: Option<[u8; 16]>,
+    void: Option<&Voided>,
+    now_ms: i64,
+) -> Result<(), OutboxError> {
+    let operation = "write a dead letter";
+    let copied = tx
+        .prepare_cached(COPY)
+        .and_then(|mut statement| {
+            statement.execute(params![
+                rejected.row.0,
+                id.as_ref().map(|id| &id[..]),
+                rejected.code.as_str(),
+                rejected.reason,
+                now_ms,
+                void.map(|void| void.epoch.0),
+                void.map(|void| void.partition.0),
+                void.map(|void| void.seq.0 as i64),
+            ])
+        })
+        .during(operation)?;
+    if copied == 1 {
+        return Ok(());
+    }
+    Err(OutboxError::Inconsistent { operation, what: format!("row {} is gone", rejected.row) })
+}
+
+/// The id a row without one has been given, so that a redrive keeps it.
+fn derived_id(tx: &Transaction<'_>, instance: Instance, row: RowId) -> rusqlite::Result<Option<[u8; 16]>> {
+    let created: Option<i64> = tx
+        .prepare_cached(
+            "SELECT CAST(created_at_ms AS INTEGER) FROM homing_outbox WHERE id = ?1 AND message_id IS NULL",
+        )?
+        .query_row([row.0], |found| found.get(0))
+        .optional()?;
+    Ok(created.map(|created| identity::derive(instance, row.0, created)))
+}
+
+impl SqliteOutbox {
+    /// The rows that were set aside, oldest first: at most `limit` of those
+    /// after dead letter `after` (0: from the start).
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    pub fn dead_letters(&self, after: i64, limit: u32) -> Result<Vec<DeadLetter>, OutboxError> {
+        let read = "list the dead letters";
+        let connection = self.connect()?;
+        let mut statement = connection
+            .prepare(
+                "SELECT id, row_id, topic, message_key, payload, payload_text, headers, message_id, \
+                 created_at_ms, code, reason, rejected_at_ms, epoch, partition, seq, redriven_as \
+                 FROM homing_dead_letter WHERE id > ?1 ORDER BY id LIMIT ?2",
+            )
+            .during(read)?;
+        statement.query_map(params![after, limit], dead_letter).and_then(|rows| rows.collect()).during(read)
+    }
+
+    /// Puts dead letters back into the outbox as new rows, in their old order:
+    /// each gets a new number and the `redrive` flag and keeps its message id.
+    /// `ids` of `None` means all. Those redriven before are passed over.
+    ///
+    /// A row that was set aside for what is in it has to be mended first, with
+    /// plain SQL in `homing_dead_letter`, or it comes back.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; nothing was put back then.
+    pub fn redrive(&self, ids: Option<&[i64]>) -> Result<Vec<(i64, RowId)>, OutboxError> {
+        let operation = "redrive dead letters";
+        let mut connection = self.connect()?;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).during(operation)?;
+        let mut waiting: Vec<i64> = tx
+            .prepare("SELECT id FROM homing_dead_letter WHERE redriven_as IS NULL ORDER BY id")
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+            .during(operation)?;
+        if let Some(ids) = ids {
+            waiting.retain(|id| ids.contains(id));
+        }
+        let mut redriven = Vec::with_capacity(waiting.len());
+        for id in waiting {
+            let row = tx
+                .prepare_cached(
+                    "INSERT INTO homing_outbox \
+                     (topic, message_key, payload, payload_text, headers, message_id, flags) \
+                     SELECT topic, message_key, payload, payload_text, headers, message_id, 'redrive' \
+                     FROM homing_dead_letter WHERE id = ?1",
+                )
+                .and_then(|mut statement| statement.insert([id]))
+                .during(operation)?;
+            tx.prepare_cached("UPDATE homing_dead_letter SET redriven_as = ?2 WHERE id = ?1")
+                .and_then(|mut statement| statement.execute([id, row]))
+                .during(operation)?;
+            redriven.push((id, RowId(row)));
+        }
+        tx.commit().during(operation)?;
+        self.wake();
+        Ok(redriven)
+    }
+}
+
+fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    let bytes = |column| {
+        row.get_ref(column).map(|value| match value {
+            ValueRef::Null => None,
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),
+            ValueRef::Integer(n) => Some(n.to_string().into_bytes()),
+            ValueRef::Real(x) => Some(x.to_string().into_bytes()),
+        })
+    };
+    let text = |column| {
+        Ok::<_, rusqlite::Error>(bytes(column)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    let seq: Option<i64> = row.get(14)?;
+    Ok(DeadLetter {
+        id: row.get(0)?,
+        row: RowId(row.get(1)?),
+        topic: text(2)?.unwrap_or_default(),
+        key: bytes(3)?,
+        payload: match bytes(4)? {
+            Some(payload) => Some(payload),
+            None => bytes(5)?,
+        },
+        headers: text(6)?,
+        message_id: bytes(7)?.and_then(|cell| identity::parse(&cell).ok()).map(Uuid::from_bytes),
+        created_at_ms: row.get(8)?,
+        code: row.get(9)?,
+        reason: row.get(10)?,
+        rejected_at_ms: row.get(11)?,
+        voided: match seq {
+            Some(seq) => Some((Epoch(row.get(12)?), Partition(row.get(13)?), Seq(seq as u64))),
+            None => None,
+        },
+        redriven_as: row.get::<_, Option<i64>>(15)?.map(RowId),
+    })
+}
+
+/// The code and reason of a row that was set aside.
+pub(super) fn of_row(
+    connection: &Connection,
+    row: RowId,
+) -> Result<Option<(String, String)>, rusqlite::Error> {
+    connection
+        .prepare_cached("SELECT code, reason FROM homing_dead_letter WHERE row_id = ?1")?
+        .query_row([row.0], |found| Ok((found.get(0)?, found.get(1)?)))
+        .optional()
+}
