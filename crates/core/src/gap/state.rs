@@ -171,6 +171,9 @@ fn read_lane(body: &mut Body<'_>, limits: Limits) -> Result<LaneDetector, StateE
     let mut memory = Memory::new(limits.memory);
     for _ in 0..body.number()? {
         let (seq, crc) = (body.number()?, u32::try_from(body.number()?).map_err(malformed)?);
+        if !(1..=lane.high).contains(&seq) {
+            return Err(StateError::Malformed);
+        }
         memory.remember(seq, Fingerprint { crc: PayloadCrc(crc), id_hash: body.option()? });
     }
     lane.memory = memory;
