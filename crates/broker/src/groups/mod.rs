@@ -29,5 +29,13 @@ mod snapshot;
 
 pub use options::GroupOptions;
 
+pub(crate) use commits::{Commit, NewOffset};
+pub(crate) use coordinator::Coordinator;
+pub(crate) use journal::{JournalFlush, JournalOptions};
+pub(crate) use member::Protocol;
+pub(crate) use messages::{Identity, Join, JoinRefused, Joined, Sync};
+pub(crate) use offsets::{Committed, Place};
+pub(crate) use snapshot::{Description, MemberDescription};
+
 #[cfg(test)]
 mod tests;
