@@ -5,6 +5,7 @@
 //! once on the wire, every duplicate recognisable, effects once through the
 //! inbox.
 
+pub mod consumer;
 pub mod error;
 pub mod kafka;
 mod liveness;
@@ -12,6 +13,7 @@ pub mod outbox;
 pub mod shutdown;
 pub mod testing;
 
+pub use consumer::{Consumer, ConsumerError, ConsumerOptions, ConsumerSummary, Outcome, Record};
 pub use error::Retry;
 pub use homing_core as core;
 pub use homing_core::{Epoch, Header, Lane, Message, Offset, Partition, Seq, StreamName, TopicName};

@@ -1,5 +1,6 @@
 //! The only door to the Kafka client crate: configuration, admin, producer, reads.
 
+pub(crate) mod acked_producer;
 pub mod bell;
 pub mod config;
 pub(crate) mod native;

@@ -44,8 +44,10 @@ impl NativeError {
         Self { operation, code, reason: describe(code), fatal: code == Code::RD_KAFKA_RESP_ERR__FATAL as i32 }
     }
 
-    pub(crate) fn is(&self, code: Code) -> bool {
-        self.code == code as i32
+    /// Whether the log does not hold the offset to read from. Every position is explicit here, so
+    /// librdkafka asking for its reset policy means just that.
+    pub(crate) fn is_out_of_range(&self) -> bool {
+        self.code == Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET as i32
     }
 }
 

@@ -104,6 +104,12 @@ impl Client {
         check("subscribe", unsafe { ffi::rd_kafka_subscribe(self.as_ptr(), list.as_ptr()) })
     }
 
+    /// Leaves the group; what is held is revoked.
+    pub fn unsubscribe(&self) -> Result<(), NativeError> {
+        // SAFETY: the handle is live.
+        check("unsubscribe", unsafe { ffi::rd_kafka_unsubscribe(self.as_ptr()) })
+    }
+
     /// Whether the group hands out partitions one by one (cooperative) instead of all anew.
     pub fn is_cooperative(&self) -> bool {
         // SAFETY: the handle is live; the call returns a static string or null.

@@ -13,7 +13,6 @@ use super::native_call::{ReadBuffer, ReadError, SharedClient, Source, TopicId};
 use super::partition_list::{Entry, TopicPartition};
 use super::record::Record;
 use homing_core::{Offset, TopicName};
-use rdkafka::types::RDKafkaRespErr as Code;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -114,7 +113,7 @@ impl TopicReader {
         }
         for ReadError { at, offset, error } in self.errors.drain(..) {
             match at {
-                Some(at) if error.is(Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET) => {
+                Some(at) if error.is_out_of_range() => {
                     return Err(ReaderError::OutOfRange { at, offset, reason: error.reason });
                 }
                 at => {

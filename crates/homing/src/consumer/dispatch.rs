@@ -1,0 +1,465 @@
+//! Where the poll thread and the workers meet: jobs go one way, reports the other, in chunks.
+//!
+//! One mutex guards the lanes and the reports. A worker takes it once a chunk:
+//! it hands in what became of the last chunk and leaves with the next, so at
+//! full speed the cost of meeting is a few nanoseconds a record. How large a
+//! chunk is follows from how long handlers take: about 100 µs of work, so slow
+//! handlers get one record at a time and nobody waits behind them.
+//!
+//! A slot (a partition held by this consumer) is *open* under one assignment
+//! epoch. Jobs of a closed slot are never handed out again: what a worker puts
+//! back for it is released instead.
+
+use super::error::ConsumerError;
+use crate::kafka::bell::Bell;
+use crate::kafka::record::Record;
+use homing_core::{AssignmentEpoch, LaneId, Lanes, Taken, Token};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The place of a partition among those this consumer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SlotIndex(pub u32);
+
+/// A record on its way to a handler.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub record: Held,
+    pub slot: SlotIndex,
+    pub token: Token,
+    /// Attempts that have failed.
+    pub failures: u32,
+}
+
+/// A record, owned here alone or with an async handler.
+#[derive(Debug)]
+pub(crate) enum Held {
+    Own(Record),
+    Shared(Arc<Record>),
+}
+
+impl Deref for Held {
+    type Target = Record;
+
+    #[inline]
+    fn deref(&self) -> &Record {
+        match self {
+            Self::Own(record) => record,
+            Self::Shared(record) => record,
+        }
+    }
+}
+
+/// Proof that a record's handler said Ok, or that its dead letter is acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finished {
+    pub slot: SlotIndex,
+    pub token: Token,
+    pub bytes: usize,
+}
+
+impl Finished {
+    pub fn of(job: &Job) -> Self {
+        Self { slot: job.slot, token: job.token, bytes: job.record.size_bytes() }
+    }
+}
+
+/// A record to be set aside. Its lane is held until that is done.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    pub lane: Option<LaneId>,
+    pub job: Job,
+    pub reason: String,
+    /// It was not handled: it follows its parked key.
+    pub follows: bool,
+}
+
+/// What becomes of a lane after jobs of it were put back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Then {
+    /// They may start again at once.
+    Ready,
+    /// They wait until this time.
+    Delay { due_ms: u64 },
+    /// They wait until the dead letter before them is acknowledged.
+    Hold,
+}
+
+/// Jobs of one lane that a worker does not finish now.
+#[derive(Debug)]
+struct Returned {
+    lane: Option<LaneId>,
+    jobs: Vec<Job>,
+    then: Then,
+}
+
+/// What a worker has to say since it was here last.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub finished: Vec<Finished>,
+    pub lanes_done: Vec<LaneId>,
+    pub aside: Vec<Aside>,
+    returned: Vec<Returned>,
+    pub handled: u32,
+    pub took: Duration,
+}
+
+impl Report {
+    /// Puts a job back; jobs of one lane in their order, with the same `then`.
+    pub fn put_back(&mut self, lane: Option<LaneId>, job: Job, then: Then) {
+        match self.returned.last_mut() {
+            Some(last) if lane.is_some() && last.lane == lane => last.jobs.push(job),
+            _ => self.returned.push(Returned { lane, jobs: vec![job], then }),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.finished.is_empty()
+            && self.lanes_done.is_empty()
+            && self.aside.is_empty()
+            && self.returned.is_empty()
+    }
+}
+
+/// What the poll thread collects.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    pub finished: Vec<Finished>,
+    pub aside: Vec<Aside>,
+    /// Jobs of closed slots that were let go unfinished.
+    pub released: Vec<Job>,
+}
+
+#[derive(Debug)]
+struct State {
+    lanes: Lanes<Job>,
+    collected: Collected,
+    /// The assignment under which each slot is open.
+    open: Vec<Option<AssignmentEpoch>>,
+    failure: Option<ConsumerError>,
+    /// Nothing more is handed out.
+    halted: bool,
+    stopped: bool,
+    idle: usize,
+    /// A handler's recent mean time, in nanoseconds.
+    handler_ns: u64,
+}
+
+/// The meeting point; shared by the poll thread and all workers.
+pub(crate) struct Dispatch {
+    /// Guards lanes and reports; never held while a handler runs.
+    state: Mutex<State>,
+    work: Condvar,
+    /// Wakes async drivers, which cannot wait on a condition variable.
+    pub tasks: tokio::sync::Notify,
+    bell: Arc<Bell>,
+    /// Ring the bell once so many are finished; 0 is never.
+    wanted: AtomicUsize,
+    /// Rises when slots close or all stops, so that workers give back what they have not begun.
+    recall: AtomicU64,
+    started: Instant,
+}
+
+/// What a worker leaves a meeting with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// Jobs to do.
+    Work,
+    /// Nothing to do at the moment; only for those who do not wait.
+    Nothing,
+    /// It is over.
+    Stopped,
+}
+
+/// How many jobs a worker takes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChunkSize {
+    /// About 100 µs of work.
+    ByTime,
+    /// As many as there are, up to this.
+    UpTo(usize),
+}
+
+/// A handler's assumed time before one has run: long, so that the first chunks are small.
+const HANDLER_NS_FIRST: u64 = 1_000_000;
+const CHUNK_NS: u64 = 100_000;
+const CHUNK_MAX: u64 = 128;
+
+impl Dispatch {
+    pub fn new(bell: Arc<Bell>) -> Self {
+        let state = State {
+            lanes: Lanes::new(),
+            collected: Collected::default(),
+            open: Vec::new(),
+            failure: None,
+            halted: false,
+            stopped: false,
+            idle: 0,
+            handler_ns: HANDLER_NS_FIRST,
+        };
+        Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            tasks: tokio::sync::Notify::new(),
+            bell,
+            wanted: AtomicUsize::new(0),
+            recall: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// Milliseconds on the clock that delays are counted with.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Changes when workers are to give back what they have not begun.
+    #[inline]
+    pub fn recall(&self) -> u64 {
+        self.recall.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- the workers' side ----
+
+    /// Hands a report in and takes the next chunk, waiting for one.
+    pub fn meet(&self, report: &mut Report, size: ChunkSize, taken: &mut Vec<Taken<Job>>) -> Met {
+        let mut state = self.lock();
+        self.hand_in(&mut state, report);
+        loop {
+            if state.stopped {
+                return Met::Stopped;
+            }
+            if state.take_chunk(size, taken) {
+                self.wake_another(&state);
+                return Met::Work;
+            }
+            state.idle += 1;
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    /// As [`meet`](Self::meet), for up to `max` jobs and without waiting.
+    pub fn meet_briefly(&self, report: &mut Report, max: usize, taken: &mut Vec<Taken<Job>>) -> Met {
+        let mut state = self.lock();
+        if !report.is_empty() {
+            self.hand_in(&mut state, report);
+        }
+        if state.stopped {
+            return Met::Stopped;
+        }
+        if max > 0 && !state.halted && state.lanes.has_ready() {
+            state.lanes.take(max, taken);
+        }
+        if taken.is_empty() { Met::Nothing } else { Met::Work }
+    }
+
+    /// Stops everything: the consumer cannot go on.
+    pub fn fail(&self, error: ConsumerError) {
+        let mut state = self.lock();
+        state.halted = true;
+        state.failure.get_or_insert(error);
+        drop(state);
+        self.recall.fetch_add(1, Ordering::Relaxed);
+        self.bell.ring();
+    }
+
+    /// Reports what is finished in the middle of a chunk; lanes that are not through stay taken.
+    pub fn report_early(&self, report: &mut Report) {
+        let mut early = Report {
+            finished: std::mem::take(&mut report.finished),
+            lanes_done: std::mem::take(&mut report.lanes_done),
+            handled: std::mem::take(&mut report.handled),
+            took: std::mem::take(&mut report.took),
+            ..Report::default()
+        };
+        self.hand_in(&mut self.lock(), &mut early);
+    }
+
+    fn hand_in(&self, state: &mut State, report: &mut Report) {
+        if report.handled > 0 {
+            let mean = u64::try_from(report.took.as_nanos()).unwrap_or(u64::MAX) / u64::from(report.handled);
+            state.handler_ns = (state.handler_ns.saturating_mul(3).saturating_add(mean) / 4).max(1);
+            report.handled = 0;
+        }
+        let urgent = !report.aside.is_empty() || !report.returned.is_empty();
+        state.collected.finished.append(&mut report.finished);
+        state.collected.aside.append(&mut report.aside);
+        for lane in report.lanes_done.drain(..) {
+            state.lanes.finish(lane);
+        }
+        for returned in report.returned.drain(..) {
+            state.take_back(returned);
+        }
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        if urgent || (wanted > 0 && state.collected.finished.len() >= wanted) {
+            self.bell.ring();
+        }
+    }
+
+    /// Wakes one more worker when what is left is worth its while.
+    fn wake_another(&self, state: &State) {
+        if state.idle > 0 && state.lanes.has_ready() && state.work_ns() > CHUNK_NS / 4 {
+            self.work.notify_one();
+        }
+    }
+
+    // ---- the poll thread's side ----
+
+    /// Adds jobs.
+    pub fn push(&self, jobs: &mut Vec<(Option<LaneId>, Job)>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        for (lane, job) in jobs.drain(..) {
+            state.lanes.push(lane, job);
+        }
+        self.wake(state);
+    }
+
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let wake = state.idle > 0 && state.lanes.has_ready();
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        self.tasks.notify_waiters();
+    }
+
+    /// Moves what workers reported into `into`, which is empty.
+    pub fn collect(&self, into: &mut Collected) {
+        std::mem::swap(&mut self.lock().collected, into);
+    }
+
+    /// Asks for a ring of the bell once `count` are finished; says how many are already.
+    pub fn want(&self, count: usize) -> usize {
+        self.wanted.store(count, Ordering::Relaxed);
+        let state = self.lock();
+        state.collected.finished.len() + state.collected.aside.len() + state.collected.released.len()
+    }
+
+    /// Makes due retries ready; says when the next is due.
+    pub fn wake_due(&self) -> Option<u64> {
+        let now_ms = self.now_ms();
+        let mut state = self.lock();
+        let woken = state.lanes.wake_due(now_ms);
+        let next = state.lanes.next_due_ms();
+        if woken {
+            self.wake(state);
+        }
+        next
+    }
+
+    /// Opens a slot for jobs of this assignment.
+    pub fn open(&self, slot: SlotIndex, assignment: AssignmentEpoch) {
+        let mut state = self.lock();
+        let at = slot.0 as usize;
+        if state.open.len() <= at {
+            state.open.resize(at + 1, None);
+        }
+        state.open[at] = Some(assignment);
+    }
+
+    /// Closes slots: none of their waiting jobs starts any more; they are released.
+    pub fn close(&self, slots: &[SlotIndex]) {
+        let mut state = self.lock();
+        for slot in slots {
+            if let Some(open) = state.open.get_mut(slot.0 as usize) {
+                *open = None;
+            }
+        }
+        let State { lanes, collected, open, .. } = &mut *state;
+        lanes.purge(|job| !is_open(open, job), &mut collected.released);
+        drop(state);
+        self.recall.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lets a lane go on behind a record that was set aside.
+    pub fn release_lane(&self, lane: LaneId) {
+        let mut state = self.lock();
+        state.lanes.finish(lane);
+        self.wake(state);
+    }
+
+    /// The error that stops everything, if there is one.
+    pub fn failure(&self) -> Option<ConsumerError> {
+        self.lock().failure.clone()
+    }
+
+    /// Hands nothing out any more; what runs may finish.
+    pub fn halt(&self) {
+        self.lock().halted = true;
+        self.recall.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sends the workers home.
+    pub fn stop(&self) {
+        self.lock().stopped = true;
+        self.recall.fetch_add(1, Ordering::Relaxed);
+        self.work.notify_all();
+        self.tasks.notify_waiters();
+    }
+}
+
+impl State {
+    /// What the waiting jobs will take, roughly.
+    fn work_ns(&self) -> u64 {
+        (self.lanes.waiting() as u64).saturating_mul(self.handler_ns)
+    }
+
+    fn take_chunk(&mut self, size: ChunkSize, taken: &mut Vec<Taken<Job>>) -> bool {
+        if self.halted || !self.lanes.has_ready() {
+            return false;
+        }
+        let chunk = match size {
+            ChunkSize::UpTo(most) => most,
+            // Leave a share to each idle worker as well.
+            ChunkSize::ByTime => {
+                let share = self.lanes.waiting() / (self.idle + 1) + 1;
+                share.min((CHUNK_NS / self.handler_ns).clamp(1, CHUNK_MAX) as usize)
+            }
+        };
+        self.lanes.take(chunk, taken);
+        !taken.is_empty()
+    }
+
+    fn take_back(&mut self, Returned { lane, mut jobs, then }: Returned) {
+        let released = &mut self.collected.released;
+        jobs = jobs
+            .into_iter()
+            .filter_map(|job| {
+                if is_open(&self.open, &job) {
+                    return Some(job);
+                }
+                released.push(job);
+                None
+            })
+            .collect();
+        match (lane, then) {
+            (None, Then::Delay { due_ms }) => {
+                jobs.into_iter().for_each(|job| self.lanes.delay_job(job, due_ms))
+            }
+            (None, Then::Ready | Then::Hold) => jobs.into_iter().for_each(|job| self.lanes.push(None, job)),
+            (Some(lane), then) => {
+                let empty = jobs.is_empty();
+                self.lanes.put_front(lane, jobs.into_iter());
+                match then {
+                    Then::Delay { due_ms } if !empty => self.lanes.delay(lane, due_ms),
+                    Then::Delay { .. } | Then::Ready => self.lanes.finish(lane),
+                    Then::Hold => {}
+                }
+            }
+        }
+    }
+}
+
+fn is_open(open: &[Option<AssignmentEpoch>], job: &Job) -> bool {
+    open.get(job.slot.0 as usize).copied().flatten() == Some(job.token.assignment)
+}

@@ -1,0 +1,245 @@
+//! Works through topics as a member of a group: poll ▶ dispatch ▶ track ▶ commit.
+//!
+//! A record is committed only when its handler said Ok, when its dead letter
+//! is acknowledged, or when a commit map says it was finished before. What a
+//! crash does at each step:
+//!
+//! | crash | result |
+//! |---|---|
+//! | after `consumer.polled`, before the handler | nothing happened; it comes again |
+//! | after `consumer.handled` (effect done) | it comes again; with the inbox the effect happens once |
+//! | after `consumer.tracked`, before the commit | as above, for at most the completions since the last commit |
+//! | after `consumer.committed` | it does not come again |
+//! | after `consumer.dead_letter_sent` | it comes again, and may be dead-lettered twice |
+//! | after `consumer.dead_letter_acked` | the same, until the next commit |
+//! | during `consumer.revoking` | the next owner starts at the last commit |
+//!
+//! ```no_run
+//! use homing::consumer::{Consumer, ConsumerOptions, Outcome};
+//! use homing::{KafkaConfig, Shutdown};
+//! let options = ConsumerOptions::new("billing", ["orders"])?;
+//! let consumer = Consumer::new(KafkaConfig::new("localhost:9092"), options)?;
+//! let shutdown = Shutdown::new();
+//! let summary = consumer.run_blocking(
+//!     |record| {
+//!         println!("{} {:?}", record.offset(), record.payload());
+//!         Outcome::Ok
+//!     },
+//!     &shutdown,
+//! )?;
+//! println!("{} finished", summary.counts.finished);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod asynchronous;
+mod attempt;
+mod blocking;
+mod commit;
+mod continuity;
+pub mod dead_letter;
+mod dispatch;
+mod error;
+mod group;
+mod intake;
+mod options;
+mod outcome;
+mod parked;
+mod slots;
+mod start;
+mod status;
+
+pub use crate::kafka::record::Record;
+pub use error::ConsumerError;
+pub use options::{ConsumerOptions, InvalidOptions, SetAside, StartPolicy};
+pub use outcome::{BatchOutcome, Outcome};
+pub use status::{ConsumerCounts, ConsumerStatus, ConsumerSummary};
+
+use crate::kafka::bell::Bell;
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::native::Client;
+use crate::shutdown::Shutdown;
+use attempt::Judge;
+use dead_letter::DeadLetters;
+use dispatch::Dispatch;
+use intake::{Intake, Parts};
+use parked::Parked;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A consumer that is set up and not yet running.
+#[derive(Debug)]
+pub struct Consumer {
+    config: KafkaConfig,
+    options: ConsumerOptions,
+    status: Arc<ConsumerStatus>,
+}
+
+impl Consumer {
+    /// Checks the settings; talks to nobody yet.
+    ///
+    /// # Errors
+    /// [`ConsumerError::Config`] and [`ConsumerError::Options`] name what does not fit.
+    pub fn new(config: KafkaConfig, options: ConsumerOptions) -> Result<Self, ConsumerError> {
+        config.validate()?;
+        options.validate()?;
+        Ok(Self { config, options, status: Arc::default() })
+    }
+
+    /// The counters, to be read while it runs and after.
+    #[must_use]
+    pub fn status(&self) -> Arc<ConsumerStatus> {
+        Arc::clone(&self.status)
+    }
+
+    /// Runs until `shutdown`, calling the handler for each record on `workers` threads.
+    ///
+    /// The calling thread becomes the poll thread. A handler may block; one that panics counts
+    /// as a failed attempt. A handler that has not returned when the drain deadline passes is
+    /// left to itself: its record is not committed and its thread ends when it returns.
+    ///
+    /// # Errors
+    /// [`ConsumerError`] says why it cannot go on. What was finished by then is committed.
+    pub fn run_blocking<H>(self, handler: H, shutdown: &Shutdown) -> Result<ConsumerSummary, ConsumerError>
+    where
+        H: Fn(&Record) -> Outcome + Send + Sync + 'static,
+    {
+        self.run_threads(blocking::Single(handler), shutdown)
+    }
+
+    /// As [`run_blocking`](Self::run_blocking), with up to `records_max` records a call.
+    ///
+    /// A call gets records of distinct lanes, and of one lane all in order: records of one key
+    /// never run in two calls at once. It never waits for more records to come.
+    ///
+    /// # Errors
+    /// As [`run_blocking`](Self::run_blocking).
+    pub fn run_batches<H>(
+        self,
+        records_max: usize,
+        handler: H,
+        shutdown: &Shutdown,
+    ) -> Result<ConsumerSummary, ConsumerError>
+    where
+        H: Fn(&[&Record]) -> BatchOutcome + Send + Sync + 'static,
+    {
+        self.run_threads(blocking::Batch { handler, records_max: records_max.max(1) }, shutdown)
+    }
+
+    /// Runs until `shutdown`, with up to `in_flight_max` async handlers at once.
+    ///
+    /// The calling thread becomes the poll thread, so call it from a thread of its own, or through
+    /// `spawn_blocking`: inside a tokio runtime the handlers run on that runtime, otherwise on
+    /// one of `workers` threads that is started here. A handler still running when the drain
+    /// deadline passes is cancelled at its next await; its record is not committed.
+    ///
+    /// # Errors
+    /// As [`run_blocking`](Self::run_blocking).
+    pub fn run_async<H, F>(self, handler: H, shutdown: &Shutdown) -> Result<ConsumerSummary, ConsumerError>
+    where
+        H: Fn(Arc<Record>) -> F + Send + Sync + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let workers = self.options.workers;
+        let own = match tokio::runtime::Handle::try_current() {
+            Ok(_) => None,
+            Err(_) => Some(
+                tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(workers)
+                    .enable_all()
+                    .thread_name("homing-work")
+                    .build()
+                    .map_err(|error| ConsumerError::Workers(error.to_string()))?,
+            ),
+        };
+        let handle = own.as_ref().map_or_else(tokio::runtime::Handle::current, |own| own.handle().clone());
+        let (mut intake, judge) = self.open(shutdown)?;
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let drivers = asynchronous::start(&handle, workers.min(cores), handler, &judge, &intake.client);
+        let result = finish(&mut intake);
+        let until = Instant::now() + Duration::from_secs(1);
+        while !drivers.iter().all(tokio::task::JoinHandle::is_finished) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drivers.iter().for_each(tokio::task::JoinHandle::abort);
+        if let Some(own) = own {
+            own.shutdown_background();
+        }
+        result
+    }
+
+    fn run_threads<W: blocking::Work>(
+        self,
+        work: W,
+        shutdown: &Shutdown,
+    ) -> Result<ConsumerSummary, ConsumerError> {
+        let count = self.options.workers;
+        let (mut intake, judge) = self.open(shutdown)?;
+        let threads = match blocking::start(count, work, &judge) {
+            Ok(threads) => threads,
+            Err(error) => {
+                judge.dispatch.stop();
+                return Err(ConsumerError::Workers(error.to_string()));
+            }
+        };
+        let result = finish(&mut intake);
+        let abandoned = result.as_ref().map_or(1, |summary| summary.abandoned);
+        for thread in threads {
+            // A handler that never returns would hold the end up; it is left to itself.
+            if (abandoned == 0 || thread.is_finished()) && thread.join().is_err() {
+                tracing::error!("a worker thread panicked outside its handler");
+            }
+        }
+        result
+    }
+
+    fn open(self, shutdown: &Shutdown) -> Result<(Intake, Arc<Judge>), ConsumerError> {
+        let Self { config, options, status } = self;
+        let mut settings = config.tuned_consumer_config(&options.group)?;
+        if let Some(instance) = &options.instance_id {
+            settings.set("group.instance.id", instance);
+        }
+        if settings.get("partition.assignment.strategy").is_none() {
+            settings.set("partition.assignment.strategy", "cooperative-sticky");
+        }
+        let poll_interval_ms = settings.get("max.poll.interval.ms").and_then(|ms| ms.parse().ok());
+        let poll_interval_max = Duration::from_millis(poll_interval_ms.unwrap_or(300_000));
+        let bell = Arc::<Bell>::default();
+        let client = Client::open(settings.config_map(), Some(Arc::clone(&bell)))?;
+        let dispatch = Arc::new(Dispatch::new(Arc::clone(&bell)));
+        let judge = Arc::new(Judge::new(
+            Arc::clone(&dispatch),
+            Arc::<Parked>::default(),
+            Arc::clone(&status),
+            options.retry.clone(),
+            options.steps.clone(),
+        ));
+        let letters = DeadLetters::new(
+            (config, options.group.clone()),
+            (options.dead_letter.clone(), options.dead_letter_patience),
+            Arc::clone(&bell),
+            Arc::clone(&status),
+            options.steps.clone(),
+        );
+        let parts = Parts {
+            options,
+            client,
+            bell,
+            dispatch,
+            judge: Arc::clone(&judge),
+            status,
+            letters,
+            shutdown: shutdown.clone(),
+            poll_interval_max,
+        };
+        Ok((Intake::new(parts), judge))
+    }
+}
+
+/// Runs the poll loop to its end and leaves in good order, whatever ended it.
+fn finish(intake: &mut Intake) -> Result<ConsumerSummary, ConsumerError> {
+    let result = intake.run();
+    let fenced = matches!(&result, Err(ConsumerError::Kafka(_)));
+    let summary = intake.stop(!fenced);
+    result.map(|()| summary)
+}
