@@ -310,6 +310,8 @@ impl<T> Lanes<T> {
     }
 
     /// Takes out the waiting jobs that `unwanted` picks; what was handed out is not touched.
+    ///
+    /// A ready or delayed lane that is left without jobs is idle again.
     pub fn purge(&mut self, mut unwanted: impl FnMut(&T) -> bool, out: &mut Vec<T>) {
         for id in 0..self.lanes.len() {
             let mut node = std::mem::replace(&mut self.lanes[id].head, NONE);
@@ -325,22 +327,30 @@ impl<T> Lanes<T> {
             }
         }
         let mut ready = std::mem::take(&mut self.ready);
-        ready.retain(|turn| !self.purge_single(*turn, &mut unwanted, out));
+        ready.retain(|turn| !self.purge_turn(*turn, &mut unwanted, out));
         self.ready = ready;
-        let delayed = std::mem::take(&mut self.delayed).into_vec();
-        self.delayed = delayed
-            .into_iter()
-            .filter(|Reverse((_, turn))| !self.purge_single(*turn, &mut unwanted, out))
-            .collect();
+        let mut delayed = std::mem::take(&mut self.delayed);
+        delayed.retain(|Reverse((_, turn))| !self.purge_turn(*turn, &mut unwanted, out));
+        self.delayed = delayed;
     }
 
-    fn purge_single(&mut self, turn: Turn, unwanted: &mut impl FnMut(&T) -> bool, out: &mut Vec<T>) -> bool {
+    /// Whether the turn is void: its job is unwanted, or its lane has none left.
+    fn purge_turn(&mut self, turn: Turn, unwanted: &mut impl FnMut(&T) -> bool, out: &mut Vec<T>) -> bool {
         match turn {
-            Turn::Job(node) if unwanted(self.job_at(node)) => {
-                out.push(self.remove(node).0);
-                true
+            Turn::Job(node) => {
+                let gone = unwanted(self.job_at(node));
+                if gone {
+                    out.push(self.remove(node).0);
+                }
+                gone
             }
-            _ => false,
+            Turn::Lane(id) => {
+                let lane = &mut self.lanes[id as usize];
+                if lane.head == NONE {
+                    lane.state = State::Idle;
+                }
+                lane.head == NONE
+            }
         }
     }
 

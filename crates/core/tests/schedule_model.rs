@@ -94,7 +94,7 @@ fn end(lanes: &mut Lanes<Job>, model: &mut Model, at: usize, done: usize, due_ms
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
     fn every_job_is_handled_once_and_lanes_keep_their_order(acts in proptest::collection::vec(act(), 1..120)) {
