@@ -7,6 +7,7 @@
 
 pub mod consumer;
 pub mod error;
+pub mod inbox;
 pub mod kafka;
 mod liveness;
 pub mod outbox;
