@@ -1,1 +1,32 @@
-//! Placeholder.
+//! A durable, single-node broker that speaks Kafka's protocol, inside one process.
+//!
+//! For a laptop, for tests, and for small installations. It keeps Kafka's
+//! storage rules honestly (record batches as they came, checksums, log
+//! segments, flush policies, idempotent producers, groups) and refuses with
+//! Kafka's own errors what one node without transactions cannot do.
+//!
+//! ```no_run
+//! use homing_broker::{Broker, BrokerOptions};
+//! let broker = Broker::start(BrokerOptions { dir: "data".into(), ..BrokerOptions::default() })?;
+//! println!("bootstrap.servers={}", broker.addr());
+//! broker.stop();
+//! # Ok::<(), homing_broker::BrokerError>(())
+//! ```
+
+mod api;
+mod catalog;
+mod config;
+mod connection;
+mod faults;
+mod groups;
+mod log;
+mod options;
+mod server;
+mod state;
+
+pub use faults::{Count, Fault, Faults};
+pub use groups::GroupOptions;
+pub use kafka_protocol::messages::ApiKey;
+pub use log::FlushPolicy;
+pub use options::BrokerOptions;
+pub use server::{Broker, BrokerError, RunningBroker};

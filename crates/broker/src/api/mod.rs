@@ -1,0 +1,182 @@
+//! The requests this broker answers, one file each; here: which, in which versions, and the way in.
+//!
+//! A version is offered only when everything in it is honoured. What is not in
+//! the table ends the connection, as Apache Kafka does for requests that a
+//! client should not have sent after ApiVersions.
+
+mod api_versions;
+mod create_topics;
+mod fetch;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod produce;
+
+use crate::connection::Client;
+use crate::faults::Fault;
+use crate::state::State;
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, VersionRange};
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// What goes back to the client.
+pub enum Reply {
+    /// The answer, whole.
+    Now(Bytes),
+    /// The answer, when it is due.
+    Later(Pin<Box<dyn Future<Output = Bytes> + Send>>),
+    /// The request wants no answer (Produce with acks=0).
+    Nothing,
+    /// The connection ends here (an injected fault).
+    Close,
+}
+
+/// A request that ends the connection, and why.
+#[derive(Debug)]
+pub struct Refused(pub String);
+
+/// The versions of each API that are implemented whole.
+pub const OFFERED: &[(ApiKey, VersionRange)] = &[
+    (ApiKey::Produce, VersionRange { min: 3, max: 11 }),
+    (ApiKey::Fetch, VersionRange { min: 4, max: 16 }),
+    (ApiKey::ListOffsets, VersionRange { min: 1, max: 8 }),
+    (ApiKey::Metadata, VersionRange { min: 0, max: 12 }),
+    (ApiKey::ApiVersions, VersionRange { min: 0, max: 4 }),
+    (ApiKey::CreateTopics, VersionRange { min: 2, max: 7 }),
+    (ApiKey::InitProducerId, VersionRange { min: 0, max: 4 }),
+];
+
+fn offers(api: ApiKey, version: i16) -> bool {
+    OFFERED.iter().any(|(offered, range)| *offered == api && (range.min..=range.max).contains(&version))
+}
+
+/// One request on its way through.
+pub struct Request {
+    api: ApiKey,
+    version: i16,
+    correlation_id: i32,
+    client_id: String,
+    body: Bytes,
+}
+
+impl Request {
+    fn parse(mut frame: Bytes) -> Result<Self, Refused> {
+        let key = i16::from_be_bytes([frame[0], frame[1]]);
+        let version = i16::from_be_bytes([frame[2], frame[3]]);
+        let api = ApiKey::try_from(key).map_err(|()| Refused(format!("unknown API key {key}")))?;
+        let known = offers(api, version);
+        let header_version = if known { api.request_header_version(version) } else { 1 };
+        let header = RequestHeader::decode(&mut frame, header_version)
+            .map_err(|error| Refused(format!("{api:?} v{version}: unreadable header: {error}")))?;
+        Ok(Self {
+            api,
+            version,
+            correlation_id: header.correlation_id,
+            client_id: header.client_id.map(|id| id.to_string()).unwrap_or_default(),
+            body: frame,
+        })
+    }
+
+    fn decode<T: Decodable>(&self) -> Result<T, Refused> {
+        let mut body = self.body.clone();
+        T::decode(&mut body, self.version)
+            .map_err(|error| Refused(format!("{:?} v{}: unreadable: {error}", self.api, self.version)))
+    }
+
+    fn encode<T: Encodable>(&self, answer: &T) -> Result<Bytes, Refused> {
+        encode(self.api, self.version, self.correlation_id, answer)
+    }
+}
+
+fn encode<T: Encodable>(
+    api: ApiKey,
+    version: i16,
+    correlation_id: i32,
+    answer: &T,
+) -> Result<Bytes, Refused> {
+    let header_version = api.response_header_version(version);
+    let header = ResponseHeader::default().with_correlation_id(correlation_id);
+    let unwritable = |error| Refused(format!("{api:?} v{version}: cannot write the answer: {error}"));
+    let bytes = header.compute_size(header_version).and_then(|size| Ok(size + answer.compute_size(version)?));
+    let mut frame = BytesMut::with_capacity(4 + bytes.map_err(unwritable)?);
+    frame.put_i32(0);
+    header.encode(&mut frame, header_version).map_err(unwritable)?;
+    answer.encode(&mut frame, version).map_err(unwritable)?;
+    let length = i32::try_from(frame.len() - 4).map_err(|error| Refused(error.to_string()))?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame.freeze())
+}
+
+/// Works on one request.
+///
+/// # Errors
+/// [`Refused`] ends the connection: a request that cannot be read, or one that was not offered.
+pub async fn answer(state: &Arc<State>, client: &Client, frame: Bytes) -> Result<Reply, Refused> {
+    let request = Request::parse(frame)?;
+    if !offers(request.api, request.version) {
+        return match request.api {
+            ApiKey::ApiVersions => api_versions::unsupported(request.correlation_id).map(Reply::Now),
+            api => Err(Refused(format!("{api:?} v{} is not offered", request.version))),
+        };
+    }
+    let fault = state.faults.strike(request.api);
+    if fault == Some(Fault::DropConnection) {
+        return Ok(Reply::Close);
+    }
+    let reply = work(state, client, &request, fault).await?;
+    match fault {
+        Some(Fault::DropResponse) => {
+            if let Reply::Later(answer) = reply {
+                answer.await;
+            }
+            Ok(Reply::Close)
+        }
+        Some(Fault::Delay(delay)) => Ok(Reply::Later(Box::pin(async move {
+            let answer = match reply {
+                Reply::Now(answer) => answer,
+                Reply::Later(answer) => answer.await,
+                Reply::Nothing | Reply::Close => Bytes::new(),
+            };
+            tokio::time::sleep(delay).await;
+            answer
+        }))),
+        _ => Ok(reply),
+    }
+}
+
+async fn work(
+    state: &Arc<State>,
+    client: &Client,
+    request: &Request,
+    fault: Option<Fault>,
+) -> Result<Reply, Refused> {
+    let version = request.version;
+    let answer = match request.api {
+        ApiKey::Produce => return produce::begin(state, request, fault),
+        ApiKey::Fetch => {
+            let answer = fetch::answer(state, request.decode()?, fault).await;
+            request.encode(&answer)
+        }
+        ApiKey::ListOffsets => {
+            request.encode(&list_offsets::answer(state, request.decode()?, version, fault))
+        }
+        ApiKey::Metadata => {
+            request.encode(&metadata::answer(state, client, request.decode()?, version, fault))
+        }
+        ApiKey::ApiVersions => request.encode(&api_versions::answer()),
+        ApiKey::CreateTopics => request.encode(&create_topics::answer(state, request.decode()?, fault)),
+        ApiKey::InitProducerId => request.encode(&init_producer_id::answer(state, &request.decode()?, fault)),
+        api => Err(Refused(format!("{api:?} is not offered"))),
+    };
+    answer.map(Reply::Now)
+}
+
+/// The error code that an injected fault puts into the answer.
+fn injected_code(fault: Option<Fault>) -> Option<i16> {
+    match fault {
+        Some(Fault::ErrorCode(code)) => Some(code),
+        _ => None,
+    }
+}

@@ -1,0 +1,62 @@
+//! What every request of one broker works on.
+
+use crate::catalog::{Catalog, Topic};
+use crate::faults::Faults;
+use crate::groups::Coordinator;
+use crate::options::BrokerOptions;
+use kafka_protocol::ResponseError;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// The id of the one node.
+pub const NODE_ID: i32 = 1;
+
+/// One broker.
+#[derive(Debug)]
+pub struct State {
+    /// What it was started with.
+    pub options: BrokerOptions,
+    /// Where it listens, and what it tells clients.
+    pub address: SocketAddr,
+    /// Its topics.
+    pub catalog: Catalog,
+    /// Its consumer groups.
+    pub groups: Arc<Coordinator>,
+    /// What goes wrong on purpose.
+    pub faults: Arc<Faults>,
+}
+
+impl State {
+    /// The topic by its name, or by its id where the request has no names.
+    ///
+    /// # Errors
+    /// `UNKNOWN_TOPIC_OR_PARTITION` or `UNKNOWN_TOPIC_ID`.
+    pub fn topic(&self, name: &str, id: Uuid) -> Result<Arc<Topic>, ResponseError> {
+        if id.is_nil() {
+            self.catalog.by_name(name).ok_or(ResponseError::UnknownTopicOrPartition)
+        } else {
+            self.catalog.by_id(id).ok_or(ResponseError::UnknownTopicId)
+        }
+    }
+
+    /// Refuses a client that believes in another leader epoch than this start's (KIP-320).
+    ///
+    /// # Errors
+    /// `FENCED_LEADER_EPOCH` or `UNKNOWN_LEADER_EPOCH`.
+    pub fn check_leader_epoch(&self, believed: i32) -> Result<(), ResponseError> {
+        let ours = self.catalog.leader_epoch();
+        match believed {
+            epoch if epoch < 0 || epoch == ours => Ok(()),
+            epoch if epoch < ours => Err(ResponseError::FencedLeaderEpoch),
+            _ => Err(ResponseError::UnknownLeaderEpoch),
+        }
+    }
+}
+
+/// Now, in ms since 1970.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
