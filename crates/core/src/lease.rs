@@ -145,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_another_run_is_not_mine() {
+        // As after the store was restored: the number came round again.
+        let state = LeaseState { owner: "b".into(), token: FencingToken(7), until_ms: 5 };
+        let a = Claimant { owner: "a", held: Some(FencingToken(7)) };
+        assert_eq!(decide(Some(&state), 0, a, None), LeaseDecision::Lost);
+        assert_eq!(FencingToken(7).to_string(), "7");
+    }
+
+    #[test]
     fn a_holder_that_stops_renewing_is_noticed_without_its_clock() {
         let mut watch = LeaseWatch::default();
         let state = LeaseState { owner: "a".into(), token: FencingToken(7), until_ms: i64::MAX };

@@ -107,6 +107,18 @@ pub enum StampField {
     Crc,
 }
 
+impl StampField {
+    /// The part after this one.
+    fn next(self) -> Self {
+        match self {
+            Self::Stream => Self::Epoch,
+            Self::Epoch => Self::Partition,
+            Self::Partition => Self::Seq,
+            Self::Seq | Self::Crc => Self::Crc,
+        }
+    }
+}
+
 impl fmt::Display for StampField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -226,16 +238,16 @@ impl<'a> StampRef<'a> {
         if bytes.len() > Stamp::LEN_MAX {
             return Err(StampError::TooLong { len: bytes.len() });
         }
-        let (stream, rest) = take(bytes, StampField::Stream, StampField::Epoch)?;
-        let (epoch, rest) = take(rest, StampField::Epoch, StampField::Partition)?;
-        let (partition, rest) = take(rest, StampField::Partition, StampField::Seq)?;
-        let (seq, crc) = take(rest, StampField::Seq, StampField::Crc)?;
+        let (stream, rest) = take_stream(bytes)?;
+        let (epoch, rest) = take_decimal(rest, StampField::Epoch, 1, u64::from(u32::MAX))?;
+        let (partition, rest) = take_decimal(rest, StampField::Partition, 0, i32::MAX as u64)?;
+        let (seq, rest) = take_decimal(rest, StampField::Seq, 1, u64::MAX)?;
         Ok(Self {
-            stream: parse_stream(stream)?,
-            epoch: Epoch(parse_decimal(epoch, StampField::Epoch, 1, u64::from(u32::MAX))? as u32),
-            partition: Partition(parse_decimal(partition, StampField::Partition, 0, i32::MAX as u64)? as i32),
-            seq: Seq(parse_decimal(seq, StampField::Seq, 1, u64::MAX)?),
-            crc: PayloadCrc(parse_hex(crc)?),
+            stream,
+            epoch: Epoch(epoch as u32),
+            partition: Partition(partition as i32),
+            seq: Seq(seq),
+            crc: PayloadCrc(parse_hex(rest)?),
         })
     }
 
@@ -317,48 +329,52 @@ fn push_hex(out: &mut Vec<u8>, number: u32) {
     out.extend_from_slice(&digits);
 }
 
-/// Splits at the next slash; without one, either `this` part or the `next` is missing.
-fn take(bytes: &[u8], this: StampField, next: StampField) -> Result<(&[u8], &[u8]), StampError> {
-    match bytes.iter().position(|b| *b == b'/') {
-        Some(at) => Ok((&bytes[..at], &bytes[at + 1..])),
-        None if bytes.is_empty() => Err(StampError::Missing(this)),
-        None => Err(StampError::Missing(next)),
+/// Takes the stream's name and the slash behind it.
+fn take_stream(bytes: &[u8]) -> Result<(&str, &[u8]), StampError> {
+    let Some(end) = bytes.iter().position(|b| *b == b'/') else {
+        let stream = StampField::Stream;
+        return Err(StampError::Missing(if bytes.is_empty() { stream } else { stream.next() }));
+    };
+    let name = std::str::from_utf8(&bytes[..end]).map_err(|_| StampError::BadStream)?;
+    if StreamName::is_valid(name) { Ok((name, &bytes[end + 1..])) } else { Err(StampError::BadStream) }
+}
+
+/// Takes a number and the slash behind it, in one pass.
+fn take_decimal(bytes: &[u8], field: StampField, min: u64, max: u64) -> Result<(u64, &[u8]), StampError> {
+    let mut number = Some(0u64);
+    let mut len = 0;
+    loop {
+        match bytes.get(len) {
+            Some(b'/') => break,
+            Some(digit @ b'0'..=b'9') => {
+                let digit = u64::from(digit - b'0');
+                number = number.and_then(|number| number.checked_mul(10)?.checked_add(digit));
+            }
+            None if bytes.is_empty() => return Err(StampError::Missing(field)),
+            None => return Err(StampError::Missing(field.next())),
+            Some(_) => return Err(StampError::NotANumber(field)),
+        }
+        len += 1;
     }
-}
-
-fn parse_stream(bytes: &[u8]) -> Result<&str, StampError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| StampError::BadStream)?;
-    if StreamName::is_valid(text) { Ok(text) } else { Err(StampError::BadStream) }
-}
-
-fn parse_decimal(digits: &[u8], field: StampField, min: u64, max: u64) -> Result<u64, StampError> {
-    let plain = !digits.is_empty()
-        && digits.iter().all(u8::is_ascii_digit)
-        && (digits[0] != b'0' || digits.len() == 1);
-    if !plain {
+    if len == 0 || (bytes[0] == b'0' && len > 1) {
         return Err(StampError::NotANumber(field));
     }
-    let number =
-        digits.iter().try_fold(0u64, |n, digit| n.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
-    match number {
-        Some(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(StampError::OutOfRange { field, min, max }),
-    }
+    let number = number.filter(|number| (min..=max).contains(number));
+    Ok((number.ok_or(StampError::OutOfRange { field, min, max })?, &bytes[len + 1..]))
 }
 
 fn parse_hex(digits: &[u8]) -> Result<u32, StampError> {
-    if digits.is_empty() {
-        return Err(StampError::Missing(StampField::Crc));
-    }
-    if digits.contains(&b'/') {
-        return Err(StampError::Trailing);
-    }
-    if digits.len() != 8 {
-        return Err(StampError::BadCrc);
-    }
+    let Ok(digits) = <&[u8; 8]>::try_from(digits) else {
+        return Err(match digits {
+            [] => StampError::Missing(StampField::Crc),
+            _ if digits.contains(&b'/') => StampError::Trailing,
+            _ => StampError::BadCrc,
+        });
+    };
     digits.iter().try_fold(0u32, |number, digit| match digit {
         b'0'..=b'9' => Ok(number << 4 | u32::from(digit - b'0')),
         b'a'..=b'f' => Ok(number << 4 | u32::from(digit - b'a' + 10)),
+        b'/' => Err(StampError::Trailing),
         _ => Err(StampError::BadCrc),
     })
 }

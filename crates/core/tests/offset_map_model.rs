@@ -46,6 +46,7 @@ proptest! {
     fn a_map_that_fits_is_read_back_as_it_was(map in map()) {
         let text = map.encode(usize::MAX / 4);
         prop_assert!(text.bytes().all(|b| b.is_ascii_graphic()));
+        prop_assert_eq!(&map.encode(text.len()), &text, "the room it takes is room enough");
         let read_for = CommitMap::decode_for(&text, &map.topic_id, map.base);
         prop_assert_eq!(CommitMap::decode(&text), Ok(map.clone()));
         prop_assert_eq!(read_for, Ok(map));
