@@ -30,6 +30,15 @@ fn map() -> impl Strategy<Value = CommitMap> {
     )
 }
 
+/// A map as text, made byte by byte.
+fn sealed(base: i64, kind: u8, body: &[u8]) -> String {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let mut bytes = [&[7; 20][..], &base.to_be_bytes(), &[kind], body].concat();
+    let crc = crc32c::crc32c_append(crc32c::crc32c(b"homing1:"), &bytes);
+    bytes.extend(crc.to_be_bytes());
+    format!("homing1:{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
 /// The offsets of the set are the lowest of `whole`: only from the top is left out.
 fn is_lowest_part(part: &OffsetSet, whole: &OffsetSet) -> bool {
     let Some(last) = part.last() else { return true };
@@ -100,14 +109,8 @@ proptest! {
 
     /// Bytes with a right checksum, as a faulty writer would leave them.
     #[test]
-    fn a_malformed_set_is_refused_or_read_alike_again(
-        head: [u8; 20], base in 0i64..=i64::MAX, kind in 0u8..4, body: Vec<u8>,
-    ) {
-        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-        let mut bytes = [&head[..], &base.to_be_bytes(), &[kind], &body].concat();
-        let crc = crc32c::crc32c_append(crc32c::crc32c(b"homing1:"), &bytes);
-        bytes.extend(crc.to_be_bytes());
-        if let Ok(map) = CommitMap::decode(&format!("homing1:{}", URL_SAFE_NO_PAD.encode(bytes))) {
+    fn a_malformed_set_is_refused_or_read_alike_again(base in 0i64..=i64::MAX, kind in 0u8..4, body: Vec<u8>) {
+        if let Ok(map) = CommitMap::decode(&sealed(base, kind, &body)) {
             prop_assert!(map.done.first().is_none_or(|first| first >= map.base));
             prop_assert_eq!(CommitMap::decode(&map.encode(usize::MAX / 4)), Ok(map));
         }
@@ -141,4 +144,38 @@ fn each_kind_of_useless_text_is_told_apart() {
     assert_eq!(CommitMap::decode_for(&text, &[2; 16], Offset(9)), Err(MapError::OtherTopic));
     let other = MapError::OtherOffset { map: Offset(9), committed: Offset(10) };
     assert_eq!(CommitMap::decode_for(&text, &[1; 16], Offset(10)), Err(other));
+}
+
+#[test]
+fn each_spelling_has_its_rules() {
+    let read = |base, kind, body: &[u8]| {
+        CommitMap::decode(&sealed(base, kind, body)).map(|map| map.done.ranges().collect::<Vec<_>>())
+    };
+    let run = |from, end| Offset(from)..Offset(end);
+    assert_eq!(read(0, 0, &[]), Ok(vec![]));
+    assert_eq!(read(5, 1, &[0b0000_0110]), Ok(vec![run(6, 8)]));
+    assert_eq!(read(5, 1, &[0b1000_0001, 0b1111_1111]), Ok(vec![run(5, 6), run(12, 21)]));
+    assert_eq!(read(5, 2, &[0, 2, 1, 3]), Ok(vec![run(5, 7), run(8, 11)]));
+    assert_eq!(
+        read(i64::MAX - 3, 1, &[0b0000_0101]),
+        Ok(vec![run(i64::MAX - 3, i64::MAX - 2), run(i64::MAX - 1, i64::MAX)])
+    );
+    for (base, kind, body) in [
+        (-1, 0, &[][..]),
+        (5, 0, &[0]),
+        (5, 1, &[]),
+        (5, 1, &[1, 0]),
+        (i64::MAX - 3, 1, &[0b0000_1000]),
+        (i64::MAX - 3, 1, &[0, 1]),
+        (5, 2, &[]),
+        (5, 2, &[1]),
+        (5, 2, &[1, 0]),
+        (5, 2, &[1, 1, 0, 1]),
+        (i64::MAX - 3, 2, &[1, 3]),
+        (i64::MAX - 3, 2, &[4, 1]),
+        (5, 2, &[0x80]),
+        (5, 3, &[1]),
+    ] {
+        assert_eq!(read(base, kind, body), Err(MapError::Malformed), "{base} {kind} {body:?}");
+    }
 }
