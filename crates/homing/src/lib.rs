@@ -11,6 +11,7 @@ pub mod inbox;
 pub mod kafka;
 mod liveness;
 pub mod outbox;
+pub mod relay;
 pub mod shutdown;
 pub mod testing;
 
@@ -20,4 +21,5 @@ pub use homing_core as core;
 pub use homing_core::{Epoch, Header, Lane, Message, Offset, Partition, Seq, StreamName, TopicName};
 pub use kafka::config::{ConfigError, KafkaConfig};
 pub use outbox::{Outbox, OutboxError, OutboxStats, Receipt, SqliteOutbox};
+pub use relay::{Relay, RelayError, RelayOptions, RelayStatus, RelaySummary};
 pub use shutdown::Shutdown;

@@ -1,11 +1,13 @@
 //! The only door to the Kafka client crate: configuration, admin, producer, reads.
 
 pub(crate) mod acked_producer;
+pub(crate) mod admin;
 pub mod bell;
 pub mod config;
 pub(crate) mod native;
 pub(crate) mod native_call;
 pub mod partition_list;
+pub(crate) mod producer;
 pub mod reader;
 pub mod record;
 mod tuning;

@@ -271,7 +271,7 @@ fn new_conf(
 
 /// # Safety
 /// `conf` is live.
-unsafe fn set(conf: *mut ffi::rd_kafka_conf_t, key: &str, value: &str) -> Result<(), NativeError> {
+pub(super) unsafe fn set(conf: *mut ffi::rd_kafka_conf_t, key: &str, value: &str) -> Result<(), NativeError> {
     let (Ok(c_key), Ok(c_value)) = (CString::new(key), CString::new(value)) else {
         return Err(config_error(format!("{key} holds a zero byte")));
     };
@@ -290,7 +290,7 @@ unsafe fn set(conf: *mut ffi::rd_kafka_conf_t, key: &str, value: &str) -> Result
 
 fn config_error(reason: String) -> NativeError {
     let code = Code::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
-    NativeError { operation: "configure the consumer", code, reason, fatal: false }
+    NativeError { operation: "configure the client", code, reason, fatal: false }
 }
 
 /// # Safety
@@ -367,7 +367,7 @@ unsafe extern "C" fn on_error(
     }
 }
 
-unsafe extern "C" fn on_log(
+pub(super) unsafe extern "C" fn on_log(
     _rk: *const ffi::rd_kafka_t,
     level: c_int,
     facility: *const c_char,

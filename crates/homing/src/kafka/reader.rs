@@ -73,6 +73,18 @@ impl TopicReader {
         Ok(Self { client, buffer: ReadBuffer::default(), errors: Vec::new(), starts: BTreeMap::new() })
     }
 
+    /// Opens a reader that passes by no record: those of open transactions come too, so that a
+    /// foreign transaction cannot hide what lies behind it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_uncommitted(config: &KafkaConfig) -> Result<Self, ReaderError> {
+        let mut settings = config.tuned_consumer_config("homing-reader")?;
+        settings.set("isolation.level", "read_uncommitted");
+        let client = Client::open(settings.config_map(), None)?;
+        Ok(Self { client, buffer: ReadBuffer::default(), errors: Vec::new(), starts: BTreeMap::new() })
+    }
+
     /// Reads these partitions from now on, and no others.
     ///
     /// # Errors

@@ -320,6 +320,8 @@ pub struct Standing {
     pub next_batch: BatchId,
     /// The open epoch of each topic.
     pub topics: Vec<TopicEpoch>,
+    /// The epochs that are closed.
+    pub closed: Vec<TopicEpoch>,
     /// The lanes of the open epochs.
     pub lanes: Vec<LaneState>,
     /// Batches with a manifest that are not settled, oldest first.
@@ -444,6 +446,12 @@ pub trait Store: Send {
     /// [`OutboxError::Inconsistent`] when another cluster is pinned already.
     fn pin_cluster(&mut self, token: FencingToken, cluster_id: &str) -> Result<(), OutboxError>;
 
+    /// The last epoch a topic had, open or closed.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    fn last_epoch(&self, topic: &TopicName) -> Result<Option<Epoch>, OutboxError>;
+
     /// Opens a topic's epoch with a lane for each partition; `ends` are the
     /// partitions' end offsets. An earlier epoch still open is closed with it.
     ///
@@ -505,6 +513,12 @@ pub trait Store: Send {
         partition: Partition,
         seq: Seq,
     ) -> Result<Option<Manifest>, OutboxError>;
+
+    /// The seqs of a lane's share of a batch that are void.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    fn voided(&self, part: &LanePart) -> Result<Vec<Seq>, OutboxError>;
 
     /// Writes how a repair order stands now, counting one attempt.
     ///

@@ -2,7 +2,7 @@
 
 use super::dead_letters;
 use super::ownership::{fenced, set_lease};
-use super::pins::{parse_topic, topics};
+use super::pins::{Epochs, parse_topic, topics};
 use crate::outbox::error::{During, OutboxError};
 use crate::outbox::identity::Instance;
 use crate::outbox::store::{
@@ -155,7 +155,8 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing, OutboxError>
         cluster_id,
         claimed_through: RowId(claimed),
         next_batch: BatchId(next),
-        topics: topics(&tx, true)?,
+        topics: topics(&tx, Epochs::Open)?,
+        closed: topics(&tx, Epochs::Closed)?,
         lanes: open_lanes(&tx)?,
         unsettled: unsettled(&tx)?,
     })

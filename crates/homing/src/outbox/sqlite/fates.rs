@@ -3,7 +3,7 @@
 use super::SqliteOutbox;
 use super::batches::manifest;
 use super::dead_letters;
-use super::pins::topics;
+use super::pins::{Epochs, topics};
 use super::reading::read_batch;
 use crate::outbox::error::{During, OutboxError};
 use crate::outbox::numbering::number;
@@ -139,7 +139,7 @@ impl FateReader {
 fn partition_counts(
     connection: &Connection,
 ) -> Result<HashMap<(TopicName, Epoch), PartitionCount>, OutboxError> {
-    Ok(topics(connection, false)?.into_iter().map(|t| ((t.topic, t.epoch), t.partitions)).collect())
+    Ok(topics(connection, Epochs::All)?.into_iter().map(|t| ((t.topic, t.epoch), t.partitions)).collect())
 }
 
 fn lane_runs(connection: &Connection, part: &LanePart) -> Result<OffsetRuns, OutboxError> {

@@ -28,6 +28,13 @@ pub(super) fn pin_cluster(
     }
 }
 
+pub(super) fn last_epoch(connection: &Connection, topic: &TopicName) -> Result<Option<Epoch>, OutboxError> {
+    connection
+        .query_row("SELECT MAX(epoch) FROM homing_topic WHERE topic = ?1", [topic.as_str()], |row| row.get(0))
+        .map(|last: Option<u32>| last.map(Epoch))
+        .during("read a topic's last epoch")
+}
+
 pub(super) fn open_epoch(
     connection: &mut Connection,
     token: FencingToken,
@@ -42,11 +49,7 @@ pub(super) fn open_epoch(
         return refuse(format!("{} end offsets for {} partitions", ends.len(), topic.partitions.get()));
     }
     let tx = fenced(connection, token, open)?;
-    let last: u32 = tx
-        .query_row("SELECT COALESCE(MAX(epoch), 0) FROM homing_topic WHERE topic = ?1", [name], |row| {
-            row.get(0)
-        })
-        .during(open)?;
+    let last = last_epoch(&tx, &topic.topic)?.map_or(0, |last| last.0);
     if last + 1 != epoch {
         return refuse(format!("epoch {epoch} of topic {name} does not follow {last}"));
     }
@@ -82,17 +85,25 @@ pub(super) fn open_epoch(
     tx.commit().during(open)
 }
 
-/// The epochs for which `only_open` holds or all of them, by topic and epoch.
-pub(super) fn topics(connection: &Connection, only_open: bool) -> Result<Vec<TopicEpoch>, OutboxError> {
+/// Which epochs are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Epochs {
+    All,
+    Open,
+    Closed,
+}
+
+/// The epochs asked for, by topic and epoch.
+pub(super) fn topics(connection: &Connection, which: Epochs) -> Result<Vec<TopicEpoch>, OutboxError> {
     let read = "read the topics' epochs";
     let mut statement = connection
         .prepare_cached(
             "SELECT topic, epoch, topic_id, partitions FROM homing_topic \
-             WHERE closed_at_ms IS NULL OR NOT ?1 ORDER BY topic, epoch",
+             WHERE CASE WHEN closed_at_ms IS NULL THEN ?1 ELSE ?2 END ORDER BY topic, epoch",
         )
         .during(read)?;
     let rows = statement
-        .query_map([only_open], |row| {
+        .query_map([which != Epochs::Closed, which != Epochs::Open], |row| {
             Ok((
                 row.get::<_, String>(0)?,
                 row.get::<_, u32>(1)?,

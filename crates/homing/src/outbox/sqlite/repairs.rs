@@ -4,7 +4,7 @@ use super::batches::manifest;
 use super::ownership::fenced;
 use super::pins::parse_topic;
 use crate::outbox::error::{During, OutboxError};
-use crate::outbox::store::{BatchId, Manifest, RepairOrder, RepairState};
+use crate::outbox::store::{BatchId, LanePart, Manifest, RepairOrder, RepairState};
 use homing_core::{Epoch, FencingToken, Partition, Seq, TopicName};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -53,6 +53,20 @@ pub(super) fn batch_of(
         })
         .during("find a batch by seq")?;
     found.map(|batch| manifest(connection, BatchId(batch))).transpose()
+}
+
+pub(super) fn voided(connection: &Connection, part: &LanePart) -> Result<Vec<Seq>, OutboxError> {
+    connection
+        .prepare_cached(
+            "SELECT seq FROM homing_void WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 \
+             AND seq >= ?4 AND seq < ?4 + ?5 ORDER BY seq",
+        )
+        .and_then(|mut statement| {
+            let (topic, first) = (part.topic.as_str(), part.first_seq.0 as i64);
+            let key = params![topic, part.epoch.0, part.partition.0, first, part.rows];
+            statement.query_map(key, |row| row.get::<_, i64>(0).map(|seq| Seq(seq as u64)))?.collect()
+        })
+        .during("read the voided seqs")
 }
 
 pub(super) fn tried(

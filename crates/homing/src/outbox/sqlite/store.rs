@@ -6,7 +6,8 @@ use crate::outbox::error::OutboxError;
 use crate::outbox::rows::RowBuf;
 use crate::outbox::signals::Signals;
 use crate::outbox::store::{
-    Commit, Holder, Manifest, Owner, RepairOrder, RepairState, RowId, RowReader, Standing, Store, TopicEpoch,
+    Commit, Holder, LanePart, Manifest, Owner, RepairOrder, RepairState, RowId, RowReader, Standing, Store,
+    TopicEpoch,
 };
 use homing_core::{Epoch, FencingToken, LeaseDecision, Offset, Partition, Seq, StreamName, TopicName};
 use rusqlite::Connection;
@@ -64,6 +65,10 @@ impl Store for SqliteStore {
         pins::pin_cluster(&mut self.connection, token, cluster_id)
     }
 
+    fn last_epoch(&self, topic: &TopicName) -> Result<Option<Epoch>, OutboxError> {
+        pins::last_epoch(&self.connection, topic)
+    }
+
     fn open_epoch(
         &mut self,
         token: FencingToken,
@@ -107,6 +112,10 @@ impl Store for SqliteStore {
         seq: Seq,
     ) -> Result<Option<Manifest>, OutboxError> {
         repairs::batch_of(&self.connection, topic, epoch, partition, seq)
+    }
+
+    fn voided(&self, part: &LanePart) -> Result<Vec<Seq>, OutboxError> {
+        repairs::voided(&self.connection, part)
     }
 
     fn repair_tried(

@@ -1,0 +1,321 @@
+//! Asking Kafka what is there and creating what is missing: cluster id, topics, limits, ends.
+#![allow(unsafe_code)]
+
+use super::config::KafkaConfig;
+use super::native::{self, NativeError, Queue};
+use super::native_call::TopicId;
+use super::producer::ProducerError;
+use homing_core::{Offset, TopicName};
+use rdkafka::bindings as ffi;
+use rdkafka::types::RDKafkaRespErr as Code;
+use std::ffi::{CString, c_char};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+/// What Kafka says about one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TopicAnswer {
+    /// It is there.
+    Present(TopicFacts),
+    /// There is no such topic.
+    Missing,
+    /// We may not look at it.
+    NotAuthorised,
+    /// Something else, to be asked again.
+    Unclear(NativeError),
+}
+
+/// What is known of a topic that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TopicFacts {
+    pub id: TopicId,
+    pub partitions: i32,
+    /// Whether each partition has a leader.
+    pub led: bool,
+}
+
+/// A client that asks and creates, and neither produces nor consumes.
+pub(crate) struct Admin {
+    raw: NonNull<ffi::rd_kafka_t>,
+    queue: Option<Queue>,
+    wait: Duration,
+}
+
+// SAFETY: rd_kafka_t is thread-safe by its documentation.
+unsafe impl Send for Admin {}
+
+type Op = ffi::rd_kafka_admin_op_t;
+
+impl Admin {
+    /// Opens the client; each question waits up to `wait` for its answer.
+    pub fn open(config: &KafkaConfig, wait: Duration) -> Result<Self, ProducerError> {
+        let mut settings = config.admin_config()?;
+        if settings.get("reconnect.backoff.max.ms").is_none() {
+            settings.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+        }
+        let mut errstr = [0 as c_char; 512];
+        // SAFETY: a fresh configuration, destroyed here on error and owned by the handle on success.
+        unsafe {
+            let conf = ffi::rd_kafka_conf_new();
+            for (key, value) in settings.config_map() {
+                if let Err(error) = native::set(conf, key, value) {
+                    ffi::rd_kafka_conf_destroy(conf);
+                    return Err(error.into());
+                }
+            }
+            ffi::rd_kafka_conf_set_log_cb(conf, Some(native::on_log));
+            let kind = ffi::rd_kafka_type_t::RD_KAFKA_PRODUCER;
+            let raw = ffi::rd_kafka_new(kind, conf, errstr.as_mut_ptr(), errstr.len());
+            let Some(raw) = NonNull::new(raw) else {
+                ffi::rd_kafka_conf_destroy(conf);
+                let code = Code::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
+                let reason = native::text(errstr.as_ptr());
+                return Err(NativeError { reason, ..NativeError::of("open an admin client", code) }.into());
+            };
+            let queue = Queue::adopt(ffi::rd_kafka_queue_new(raw.as_ptr()));
+            Ok(Self { raw, queue, wait })
+        }
+    }
+
+    /// The cluster's id as the broker says now, not as the client remembers it.
+    pub fn cluster_id(&self) -> Result<String, NativeError> {
+        let operation = "ask for the cluster id";
+        // SAFETY: the event lends the result until it is destroyed, at the end of `ask`.
+        self.ask(
+            operation,
+            Op::RD_KAFKA_ADMIN_OP_DESCRIBECLUSTER,
+            |options, queue| unsafe { ffi::rd_kafka_DescribeCluster(self.raw.as_ptr(), options, queue) },
+            |event| unsafe {
+                let result = ffi::rd_kafka_event_DescribeCluster_result(event);
+                if result.is_null() {
+                    return Err(NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__FAIL as i32));
+                }
+                Ok(native::text(ffi::rd_kafka_DescribeCluster_result_cluster_id(result)))
+            },
+        )
+    }
+
+    /// What Kafka says about each of `topics`, in their order.
+    pub fn topics(&self, topics: &[&TopicName]) -> Result<Vec<TopicAnswer>, NativeError> {
+        let operation = "describe topics";
+        let names: Vec<CString> = topics.iter().map(|topic| c_name(topic)).collect();
+        let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+        // SAFETY: names outlive the collection, which copies them; the event lends the result.
+        self.ask(
+            operation,
+            Op::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+            |options, queue| unsafe {
+                let collection =
+                    ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+                ffi::rd_kafka_DescribeTopics(self.raw.as_ptr(), collection, options, queue);
+                ffi::rd_kafka_TopicCollection_destroy(collection);
+            },
+            |event| unsafe {
+                let result = ffi::rd_kafka_event_DescribeTopics_result(event);
+                let mut count = 0usize;
+                let raw = if result.is_null() {
+                    std::ptr::null_mut()
+                } else {
+                    ffi::rd_kafka_DescribeTopics_result_topics(result, &raw mut count)
+                };
+                let missing = NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__FAIL as i32);
+                let mut answers = vec![TopicAnswer::Unclear(missing); topics.len()];
+                for i in 0..count {
+                    let description = *raw.add(i);
+                    let name = native::text(ffi::rd_kafka_TopicDescription_name(description));
+                    if let Some(place) = topics.iter().position(|topic| topic.as_str() == name) {
+                        answers[place] = answer(operation, description);
+                    }
+                }
+                Ok(answers)
+            },
+        )
+    }
+
+    /// Creates a topic; one that is there already is fine.
+    pub fn create_topic(&self, topic: &TopicName, config: &KafkaConfig) -> Result<(), NativeError> {
+        let operation = "create a topic";
+        let name = c_name(topic);
+        let min_isr = CString::new(config.min_insync_replicas.to_string()).expect("digits hold no zero byte");
+        let mut errstr = [0 as c_char; 512];
+        // SAFETY: the new-topic object is destroyed after the call, which copies it.
+        let new = unsafe {
+            let (partitions, replicas) = (config.topic_partitions, config.replication_factor);
+            let new = ffi::rd_kafka_NewTopic_new(
+                name.as_ptr(),
+                partitions,
+                replicas,
+                errstr.as_mut_ptr(),
+                errstr.len(),
+            );
+            if new.is_null() {
+                let code = Code::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
+                let reason = native::text(errstr.as_ptr());
+                return Err(NativeError { reason, ..NativeError::of(operation, code) });
+            }
+            ffi::rd_kafka_NewTopic_set_config(new, c"min.insync.replicas".as_ptr(), min_isr.as_ptr());
+            new
+        };
+        // SAFETY: as above; the event lends the result.
+        self.ask(
+            operation,
+            Op::RD_KAFKA_ADMIN_OP_CREATETOPICS,
+            |options, queue| unsafe {
+                let mut list = [new];
+                ffi::rd_kafka_CreateTopics(self.raw.as_ptr(), list.as_mut_ptr(), 1, options, queue);
+                ffi::rd_kafka_NewTopic_destroy(new);
+            },
+            |event| unsafe {
+                let result = ffi::rd_kafka_event_CreateTopics_result(event);
+                let mut count = 0usize;
+                let results = ffi::rd_kafka_CreateTopics_result_topics(result, &raw mut count);
+                for i in 0..count {
+                    let code = ffi::rd_kafka_topic_result_error(*results.add(i)) as i32;
+                    if code != 0 && code != Code::RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS as i32 {
+                        let said = native::text(ffi::rd_kafka_topic_result_error_string(*results.add(i)));
+                        let reason = format!("topic {topic}: {said}");
+                        return Err(NativeError { reason, ..NativeError::of(operation, code) });
+                    }
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// The topic's `max.message.bytes`; `None` when Kafka does not tell us.
+    pub fn max_message_bytes(&self, topic: &TopicName) -> Result<Option<usize>, NativeError> {
+        let operation = "ask for a topic's limits";
+        let name = c_name(topic);
+        // SAFETY: the resource is destroyed after the call, which copies it; the event lends the result.
+        self.ask(
+            operation,
+            Op::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
+            |options, queue| unsafe {
+                let kind = ffi::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+                let resource = ffi::rd_kafka_ConfigResource_new(kind, name.as_ptr());
+                let mut list = [resource];
+                ffi::rd_kafka_DescribeConfigs(self.raw.as_ptr(), list.as_mut_ptr(), 1, options, queue);
+                ffi::rd_kafka_ConfigResource_destroy(resource);
+            },
+            |event| unsafe {
+                let result = ffi::rd_kafka_event_DescribeConfigs_result(event);
+                let mut count = 0usize;
+                let resources = ffi::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
+                for i in 0..count {
+                    let mut entries = 0usize;
+                    let list = ffi::rd_kafka_ConfigResource_configs(*resources.add(i), &raw mut entries);
+                    for entry in (0..entries).map(|n| *list.add(n)) {
+                        if native::text(ffi::rd_kafka_ConfigEntry_name(entry)) == "max.message.bytes" {
+                            return Ok(native::text(ffi::rd_kafka_ConfigEntry_value(entry)).parse().ok());
+                        }
+                    }
+                }
+                Ok(None)
+            },
+        )
+    }
+
+    /// The partition's first offset and the one after its last.
+    pub fn ends(&self, topic: &TopicName, partition: i32) -> Result<(Offset, Offset), NativeError> {
+        let name = c_name(topic);
+        let (mut low, mut high) = (0i64, 0i64);
+        // SAFETY: the handle is live; name and numbers live through the call.
+        let code = unsafe {
+            ffi::rd_kafka_query_watermark_offsets(
+                self.raw.as_ptr(),
+                name.as_ptr(),
+                partition,
+                &raw mut low,
+                &raw mut high,
+                native::millis(self.wait),
+            )
+        } as i32;
+        if code == 0 {
+            Ok((Offset(low), Offset(high)))
+        } else {
+            let reason = format!("{topic}[{partition}]: {}", native::describe(code));
+            Err(NativeError { reason, ..NativeError::of("ask for a partition's ends", code) })
+        }
+    }
+
+    /// Asks one question and waits for its answer.
+    fn ask<T>(
+        &self,
+        operation: &'static str,
+        kind: Op,
+        question: impl FnOnce(*const ffi::rd_kafka_AdminOptions_t, *mut ffi::rd_kafka_queue_t),
+        answer: impl FnOnce(*mut ffi::rd_kafka_event_t) -> Result<T, NativeError>,
+    ) -> Result<T, NativeError> {
+        let queue = self.queue.as_ref().expect("an admin client has its queue until it is dropped").as_ptr();
+        let mut errstr = [0 as c_char; 128];
+        let wait = native::millis(self.wait);
+        // SAFETY: options live through the question; the event is destroyed once, after the answer.
+        unsafe {
+            let options = ffi::rd_kafka_AdminOptions_new(self.raw.as_ptr(), kind);
+            ffi::rd_kafka_AdminOptions_set_request_timeout(options, wait, errstr.as_mut_ptr(), errstr.len());
+            if matches!(kind, Op::RD_KAFKA_ADMIN_OP_CREATETOPICS) {
+                let (out, len) = (errstr.as_mut_ptr(), errstr.len());
+                ffi::rd_kafka_AdminOptions_set_operation_timeout(options, wait, out, len);
+            }
+            question(options, queue);
+            ffi::rd_kafka_AdminOptions_destroy(options);
+            // Every question is answered, at the latest with a time-out of its own.
+            let event = ffi::rd_kafka_queue_poll(queue, -1);
+            if event.is_null() {
+                return Err(NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__TIMED_OUT as i32));
+            }
+            let code = ffi::rd_kafka_event_error(event) as i32;
+            let result = if code == 0 {
+                answer(event)
+            } else {
+                let reason = native::text(ffi::rd_kafka_event_error_string(event));
+                Err(NativeError { reason, ..NativeError::of(operation, code) })
+            };
+            ffi::rd_kafka_event_destroy(event);
+            result
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.queue = None;
+        // SAFETY: the handle is live and not used after this.
+        unsafe { ffi::rd_kafka_destroy(self.raw.as_ptr()) }
+    }
+}
+
+/// # Safety
+/// `description` is live.
+unsafe fn answer(
+    operation: &'static str,
+    description: *const ffi::rd_kafka_TopicDescription_t,
+) -> TopicAnswer {
+    // SAFETY: the caller's promise; what the description lends lives as long as it.
+    unsafe {
+        let error = ffi::rd_kafka_TopicDescription_error(description);
+        let code = ffi::rd_kafka_error_code(error) as i32;
+        if code == Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART as i32 {
+            return TopicAnswer::Missing;
+        }
+        if code == Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as i32 {
+            return TopicAnswer::NotAuthorised;
+        }
+        let mut count = 0usize;
+        let partitions = ffi::rd_kafka_TopicDescription_partitions(description, &raw mut count);
+        let uuid = ffi::rd_kafka_TopicDescription_topic_id(description);
+        if code != 0 || count == 0 || uuid.is_null() {
+            let code = if code == 0 { Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE as i32 } else { code };
+            return TopicAnswer::Unclear(NativeError::of(operation, code));
+        }
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&ffi::rd_kafka_Uuid_most_significant_bits(uuid).to_be_bytes());
+        id[8..].copy_from_slice(&ffi::rd_kafka_Uuid_least_significant_bits(uuid).to_be_bytes());
+        let led = (0..count).all(|i| !ffi::rd_kafka_TopicPartitionInfo_leader(*partitions.add(i)).is_null());
+        TopicAnswer::Present(TopicFacts { id, partitions: i32::try_from(count).unwrap_or(i32::MAX), led })
+    }
+}
+
+fn c_name(topic: &TopicName) -> CString {
+    CString::new(topic.as_str()).expect("a topic name holds no zero byte")
+}

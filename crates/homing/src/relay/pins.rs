@@ -1,0 +1,253 @@
+//! Watching that Kafka is still the cluster, and each topic the topic, that the outbox is pinned to.
+
+use super::error::{Halt, RelayError};
+use super::reading::ReadBatch;
+use super::session::{Session, now_ms};
+use super::topics::{Lane, MESSAGE_BYTES_DEFAULT};
+use crate::kafka::NativeError;
+use crate::kafka::admin::{TopicAnswer, TopicFacts};
+use crate::outbox::store::{RejectCode, TopicEpoch};
+use homing_core::{Epoch, Offset, PartitionCount, TopicName};
+use std::time::{Duration, Instant};
+
+/// How long a topic may seem gone (a broker that just started) before it is.
+const MISSING_GRACE: Duration = Duration::from_secs(5);
+/// How often doubt is looked into.
+const DOUBT_EVERY: Duration = Duration::from_millis(500);
+
+/// When the pins were looked at, and whether they may have changed since.
+#[derive(Debug)]
+pub(super) struct PinWatch {
+    cluster_id: Option<String>,
+    doubt: bool,
+    looked_at: Option<Instant>,
+}
+
+impl PinWatch {
+    pub fn new(cluster_id: Option<String>) -> Self {
+        Self { cluster_id, doubt: true, looked_at: None }
+    }
+
+    /// Something happened after which Kafka may be another one: nothing is settled before a look.
+    pub fn doubt(&mut self) {
+        self.doubt = true;
+    }
+
+    pub fn in_doubt(&self) -> bool {
+        self.doubt
+    }
+}
+
+/// How a topic that had no open epoch turned out.
+enum Opening {
+    Open,
+    Reject(RejectCode, String),
+}
+
+impl Session<'_> {
+    /// Looks at the pins when it is time to; trouble with it is only noted.
+    pub fn look_at_pins(&mut self) -> Result<(), Halt> {
+        let every = if self.pins.doubt { DOUBT_EVERY } else { self.ground.options.pins_every };
+        if self.pins.looked_at.is_some_and(|at| at.elapsed() < every) {
+            return Ok(());
+        }
+        match self.check_pins() {
+            Err(Halt::Wait(why)) => self.troubled(&why),
+            Ok(()) if self.outstanding == 0 => self.untroubled(),
+            other => other,
+        }
+    }
+
+    /// Compares cluster and topics with what is pinned.
+    pub fn check_pins(&mut self) -> Result<(), Halt> {
+        self.pins.looked_at = Some(Instant::now());
+        let found = self.admin.cluster_id().map_err(waits)?;
+        match &self.pins.cluster_id {
+            None => {
+                self.ground.store.pin_cluster(self.ground.token, &found)?;
+                self.pins.cluster_id = Some(found);
+            }
+            Some(pinned) if *pinned == found => {}
+            Some(pinned) => {
+                return Err(RelayError::ClusterChanged { pinned: pinned.clone(), found }.into());
+            }
+        }
+        if !self.topics.list.is_empty() {
+            let names: Vec<TopicName> =
+                self.topics.list.iter().map(|open| open.epoch.topic.clone()).collect();
+            let answers = self.admin.topics(&names.iter().collect::<Vec<_>>()).map_err(waits)?;
+            for (topic, answer) in answers.into_iter().enumerate() {
+                self.compare(topic, answer)?;
+            }
+        }
+        self.pins.doubt = false;
+        Ok(())
+    }
+
+    fn compare(&mut self, topic: usize, answer: TopicAnswer) -> Result<(), Halt> {
+        let open = &mut self.topics.list[topic];
+        let (name, epoch) = (open.epoch.topic.clone(), open.epoch.epoch);
+        let facts = match answer {
+            TopicAnswer::Present(facts) => facts,
+            TopicAnswer::Missing => {
+                let since = *open.missing_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= MISSING_GRACE {
+                    return Err(RelayError::TopicDeleted { topic: name, epoch }.into());
+                }
+                return Err(Halt::Wait(format!("Kafka has no topic {name}, which this outbox writes to")));
+            }
+            TopicAnswer::NotAuthorised => {
+                return Err(Halt::Wait(format!("not authorised to look at topic {name}")));
+            }
+            TopicAnswer::Unclear(error) => return Err(waits(error)),
+        };
+        open.missing_since = None;
+        // All zeros: a broker that knows no topic ids.
+        if facts.id != open.epoch.topic_id && facts.id != [0; 16] && open.epoch.topic_id != [0; 16] {
+            return Err(RelayError::TopicRecreated { topic: name, epoch }.into());
+        }
+        if facts.partitions != open.epoch.partitions.get() {
+            open.outdated = PartitionCount::new(facts.partitions);
+        }
+        let limit = self.admin.max_message_bytes(&name).ok().flatten();
+        self.topics.list[topic].message_bytes_max = limit.unwrap_or(MESSAGE_BYTES_DEFAULT);
+        Ok(())
+    }
+
+    /// Opens the topics of a batch and sets rows aside that cannot go. False:
+    /// something has to end first, an epoch or a producer, so not now.
+    pub fn prepare(&mut self, batch: &mut ReadBatch) -> Result<bool, Halt> {
+        let mut rejects = Vec::with_capacity(batch.rows.topics().len());
+        let mut opened = false;
+        for topic in batch.rows.topics() {
+            rejects.push(if self.topics.find(topic).is_some() {
+                None
+            } else {
+                opened = true;
+                match self.open_topic(topic)? {
+                    Opening::Open => None,
+                    Opening::Reject(code, reason) => Some((code, reason)),
+                }
+            });
+        }
+        if opened && self.producer_no_longer_fits() && !self.flights.is_empty() {
+            return Ok(false);
+        }
+        let limits: Vec<usize> = batch
+            .rows
+            .topics()
+            .iter()
+            .map(|topic| self.topics.find(topic).map_or(0, |at| self.record_limit(at)))
+            .collect();
+        batch.rows.reject_where(|row| {
+            if let Some(reject) = &rejects[row.topic] {
+                return Some(reject.clone());
+            }
+            let (bytes, limit) = (row.bytes(), limits[row.topic]);
+            (bytes > limit).then(|| {
+                let reason = format!(
+                    "{bytes} bytes of key, payload and headers are more than the {limit} the topic's \
+                     max.message.bytes leaves for them"
+                );
+                (RejectCode::TooLarge, reason)
+            })
+        });
+        Ok(true)
+    }
+
+    /// Bytes of key, payload and headers that a record of a topic may have: the
+    /// topic's limit less the batch header (61), the record's own fields (30) and
+    /// Homing's headers.
+    fn record_limit(&self, topic: usize) -> usize {
+        let own = 61 + 30 + (17 + self.ground.store.stream().as_str().len() + 45) + 47 + 28;
+        let by_user = self.ground.kafka.client.get("message.max.bytes").and_then(|n| n.parse().ok());
+        let limit = self.topics.list[topic].message_bytes_max.min(by_user.unwrap_or(usize::MAX));
+        limit.saturating_sub(own)
+    }
+
+    fn open_topic(&mut self, topic: &TopicName) -> Result<Opening, Halt> {
+        let facts = match self.ask_topic(topic)? {
+            TopicAnswer::Present(facts) => facts,
+            TopicAnswer::NotAuthorised => {
+                let reason = "Kafka does not let Homing look at the topic".to_owned();
+                return Ok(Opening::Reject(RejectCode::NotAuthorised, reason));
+            }
+            TopicAnswer::Unclear(error) => return Err(waits(error)),
+            TopicAnswer::Missing if self.ground.kafka.create_topics => self.create_topic(topic)?,
+            TopicAnswer::Missing => {
+                let reason = "Kafka has no such topic and kafka.create_topics is off".to_owned();
+                return Ok(Opening::Reject(RejectCode::TopicMissing, reason));
+            }
+        };
+        self.open_epoch(topic, &facts)?;
+        Ok(Opening::Open)
+    }
+
+    fn ask_topic(&mut self, topic: &TopicName) -> Result<TopicAnswer, Halt> {
+        self.keep_alive()?;
+        let mut answers = self.admin.topics(&[topic]).map_err(waits)?;
+        Ok(answers.pop().expect("one question has one answer"))
+    }
+
+    /// Creates a topic and waits until each partition has a leader (P12).
+    fn create_topic(&mut self, topic: &TopicName) -> Result<TopicFacts, Halt> {
+        self.admin.create_topic(topic, self.ground.kafka).map_err(waits)?;
+        tracing::info!(%topic, partitions = self.ground.kafka.topic_partitions, "topic created");
+        let until = Instant::now() + self.ground.options.request_timeout;
+        loop {
+            let answer = self.ask_topic(topic)?;
+            match answer {
+                TopicAnswer::Present(facts) if facts.led => return Ok(facts),
+                _ if Instant::now() >= until => {
+                    return Err(Halt::Wait(format!("topic {topic} was created and has no leaders yet")));
+                }
+                _ => self.go_on()?,
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Begins the topic's next epoch at the partitions' present ends.
+    fn open_epoch(&mut self, topic: &TopicName, facts: &TopicFacts) -> Result<(), Halt> {
+        let partitions = PartitionCount::new(facts.partitions)
+            .ok_or_else(|| Halt::Wait(format!("topic {topic} has no partitions yet")))?;
+        let mut ends = Vec::new();
+        for partition in 0..facts.partitions {
+            self.go_on()?;
+            ends.push(self.admin.ends(topic, partition).map_err(waits)?.1);
+        }
+        let last = self.ground.store.last_epoch(topic)?;
+        let epoch = last.map_or(Epoch::FIRST, |last| Epoch(last.0 + 1));
+        let epoch = TopicEpoch { topic: topic.clone(), epoch, topic_id: facts.id, partitions };
+        self.ground.store.open_epoch(self.ground.token, &epoch, &ends, now_ms())?;
+        let lane = |end: &Offset| Lane { next_seq: 1, next_offset: *end, warm: false };
+        let at = self.topics.insert(epoch, ends.iter().map(lane).collect());
+        let limit = self.admin.max_message_bytes(topic).ok().flatten();
+        self.topics.list[at].message_bytes_max = limit.unwrap_or(MESSAGE_BYTES_DEFAULT);
+        Ok(())
+    }
+
+    /// Begins a new epoch for each topic whose partition count changed, now
+    /// that all is settled (A01). Nothing is numbered before that is done.
+    pub fn end_outdated_epochs(&mut self) -> Result<(), Halt> {
+        let outdated: Vec<TopicName> = self
+            .topics
+            .list
+            .iter()
+            .filter(|open| open.outdated.is_some())
+            .map(|open| open.epoch.topic.clone())
+            .collect();
+        for topic in outdated {
+            match self.ask_topic(&topic)? {
+                TopicAnswer::Present(facts) => self.open_epoch(&topic, &facts)?,
+                _ => return Err(Halt::Wait(format!("topic {topic} changed and cannot be looked at"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Kafka did not answer well: try again.
+pub(super) fn waits(error: NativeError) -> Halt {
+    Halt::Wait(error.to_string())
+}

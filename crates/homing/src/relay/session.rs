@@ -1,0 +1,406 @@
+//! One ownership of an outbox from its first look to its last settle: the relay's loop.
+//!
+//! Everything runs on the caller's thread but reading, which has its own. A turn
+//! of the loop takes delivery reports, settles what is complete, claims the next
+//! batch and sends it. A step that cannot be done now returns [`Halt::Wait`]
+//! and is tried again: each step changes memory only after the database did.
+
+use super::error::{Halt, RelayError};
+use super::flight::Flight;
+use super::options::RelayOptions;
+use super::pins::PinWatch;
+use super::plan::Plan;
+use super::reading::{ReadBatch, Reading, WakeUp};
+use super::repair::Repairs;
+use super::status::{Count, RelayStatus};
+use super::topics::Topics;
+use crate::kafka::admin::Admin;
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::producer::{Producer, Report};
+use crate::outbox::numbering::number;
+use crate::outbox::rows::RowBuf;
+use crate::outbox::store::{BatchId, Store};
+use crate::shutdown::Shutdown;
+use homing_core::FencingToken;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What a session is given.
+pub(super) struct Ground<'a> {
+    pub store: &'a mut dyn Store,
+    pub kafka: &'a KafkaConfig,
+    pub options: &'a RelayOptions,
+    pub status: &'a RelayStatus,
+    pub shutdown: &'a Shutdown,
+    pub token: FencingToken,
+}
+
+/// Why the producer has to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is none yet: a new owner.
+    Takeover,
+    /// Something failed that a new producer mends.
+    Producer,
+    /// A record was refused; find out which one.
+    Refused,
+}
+
+/// How the present producer sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Many records a request.
+    Together,
+    /// One record a request, to find those the broker refuses.
+    Isolated,
+}
+
+pub(super) struct Session<'a> {
+    pub ground: Ground<'a>,
+    pub admin: Admin,
+    pub topics: Topics,
+    pub flights: VecDeque<Flight>,
+    /// The number of the first flight; with the row it is a record's tag.
+    pub first_flight: u32,
+    pub next_batch: BatchId,
+    pub producer: Option<Producer>,
+    pub mode: Mode,
+    /// The most bytes the producer groups together.
+    pub group_bytes_max: usize,
+    /// Records handed over and not reported.
+    pub outstanding: usize,
+    pub failure: Option<Failure>,
+    pub pins: PinWatch,
+    pub repairs: Repairs,
+    pub wake_up: WakeUp,
+    reading: Option<Reading>,
+    next: Option<ReadBatch>,
+    pub drain_until: Option<Instant>,
+    renew_at: Instant,
+    backoff: Duration,
+    /// Producers made since the last acknowledgement.
+    pub fruitless: u32,
+    trouble: Option<(String, Instant)>,
+}
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+
+/// Tags of repairs' records have this bit; those of flights never do.
+pub(super) const REPAIR_TAG: usize = 1 << 63;
+
+impl<'a> Session<'a> {
+    pub fn new(ground: Ground<'a>) -> Result<Self, Halt> {
+        let standing = ground.store.standing()?;
+        let topics = Topics::new(&standing);
+        let admin = Admin::open(ground.kafka, ground.options.request_timeout)?;
+        let mut flights = VecDeque::new();
+        for manifest in standing.unsettled {
+            let mut rows = RowBuf::default();
+            ground.store.read_batch(&manifest, &mut rows)?;
+            let inconsistent = |what: String| {
+                let operation = "number an unsettled batch again";
+                Halt::from(crate::outbox::OutboxError::Inconsistent { operation, what })
+            };
+            let numbers = number(&rows, &manifest, |part| topics.partitions(&part.topic, part.epoch))
+                .map_err(|misfit| inconsistent(misfit.to_string()))?;
+            let places = topics
+                .places(&manifest)
+                .ok_or_else(|| inconsistent(format!("batch {} is of a closed epoch", manifest.batch)))?;
+            flights.push_back(Flight::new(Plan { manifest, numbers, places }, rows, true));
+        }
+        let wake_up = WakeUp::default();
+        let reader = ground.store.reader(standing.claimed_through)?;
+        let bell = ground.store.signals().enqueued;
+        let reading = Reading::start(reader, ground.options, bell, wake_up.clone())?;
+        let renew_at = Instant::now() + ground.options.lease / 3;
+        Ok(Self {
+            admin,
+            topics,
+            flights,
+            first_flight: 1,
+            next_batch: standing.next_batch,
+            producer: None,
+            mode: Mode::Together,
+            group_bytes_max: 0,
+            outstanding: 0,
+            failure: Some(Failure::Takeover),
+            pins: PinWatch::new(standing.cluster_id),
+            repairs: Repairs::new(ground.options),
+            wake_up,
+            reading: Some(reading),
+            next: None,
+            drain_until: None,
+            renew_at,
+            backoff: BACKOFF_FIRST,
+            fruitless: 0,
+            trouble: None,
+            ground,
+        })
+    }
+
+    /// Works until asked to stop and drained.
+    pub fn run(&mut self) -> Result<(), Halt> {
+        loop {
+            match self.turn() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(Halt::Wait(why)) => self.hindered(&why)?,
+                Err(halt) => return Err(halt),
+            }
+        }
+    }
+
+    /// One turn of the loop; true when asked to stop and nothing is under way.
+    fn turn(&mut self) -> Result<bool, Halt> {
+        self.keep_alive()?;
+        let stopping = self.stopping();
+        if stopping && self.flights.is_empty() {
+            return Ok(true);
+        }
+        if self.failure.is_some() {
+            self.recover()?;
+        }
+        self.look_at_pins()?;
+        if self.next.is_none() && !stopping {
+            self.next = self.reading.as_ref().map_or(Ok(None), Reading::take)?;
+            if self.next.is_some() {
+                self.ground.options.steps.reached("relay.rows_read");
+            }
+        }
+        let claimable = self.may_claim() && self.next.is_some();
+        let complete = self.flights.front().is_some_and(Flight::is_complete);
+        if !claimable && !complete {
+            let longest = if stopping { 20 } else { 50 };
+            self.poll(Duration::from_millis(longest))?;
+        } else {
+            self.poll(Duration::ZERO)?;
+        }
+        if self.failure.is_some() {
+            return Ok(false);
+        }
+        self.advance()?;
+        self.side_work()?;
+        Ok(false)
+    }
+
+    /// Settles what is complete together with claiming what is next, then sends it.
+    fn advance(&mut self) -> Result<(), Halt> {
+        if self.flights.is_empty() {
+            self.end_outdated_epochs()?;
+        }
+        if self.flights.is_empty() && self.producer_no_longer_fits() {
+            self.failure = Some(Failure::Producer);
+            return Ok(());
+        }
+        if !self.may_claim() {
+            return self.settle(None);
+        }
+        let Some(mut batch) = self.next.take() else { return self.settle(None) };
+        let prepared = match self.prepare(&mut batch) {
+            Ok(prepared) => prepared,
+            Err(halt) => {
+                self.next = Some(batch);
+                // What is complete must not wait for a topic that cannot be looked at.
+                self.settle(None)?;
+                return Err(halt);
+            }
+        };
+        if !prepared {
+            self.next = Some(batch);
+            return self.settle(None);
+        }
+        let any = batch.rows.len() > 0;
+        if let Err(halt) = self.settle(Some(&mut batch)) {
+            self.next = Some(batch);
+            return Err(halt);
+        }
+        if any { self.fly() } else { Ok(()) }
+    }
+
+    /// Whether a new batch may be numbered now.
+    pub fn may_claim(&self) -> bool {
+        self.failure.is_none()
+            && self.mode == Mode::Together
+            && self.drain_until.is_none()
+            && !self.topics.any_outdated()
+            && self.flights.len() < self.ground.options.batches_in_flight_max
+    }
+
+    /// Gives a buffer back to the reading thread.
+    pub fn recycle(&self, rows: RowBuf) {
+        if let Some(reading) = &self.reading {
+            reading.recycle(rows);
+        }
+    }
+
+    /// Waits up to `wait` for reports and takes them.
+    pub fn poll(&mut self, wait: Duration) -> Result<(), Halt> {
+        let Some(producer) = &self.producer else { return Ok(()) };
+        let (flights, repairs) = (&mut self.flights, &mut self.repairs);
+        let (first, mode) = (self.first_flight, self.mode);
+        let (mut acked, mut failure, mut reason) = (0, None, None);
+        let polled = producer.poll(wait, |tag, report| {
+            if tag & REPAIR_TAG != 0 {
+                repairs.report(tag & !REPAIR_TAG, report);
+                return;
+            }
+            let number = (tag >> 32) as u32;
+            let row = tag & 0xffff_ffff;
+            let Some(flight) = flights.get_mut(number.wrapping_sub(first) as usize) else { return };
+            match report {
+                Report::At(offset) => acked += u64::from(flight.found(row, offset)),
+                report => {
+                    super::sending::failed((flight, mode), row, report, &mut failure, &mut reason);
+                }
+            }
+        });
+        self.outstanding = self.outstanding.saturating_sub(polled.reports);
+        self.ground.status.add(Count::Acked, acked);
+        if acked > 0 {
+            self.fruitless = 0;
+        }
+        if acked > 0 && polled.errors.is_empty() {
+            self.untroubled()?;
+        }
+        if let Some(error) = polled.errors.last() {
+            self.pins.doubt();
+            let text = format!("Kafka at {}: {}", self.ground.kafka.bootstrap, error.reason);
+            self.troubled(&text)?;
+        }
+        if polled.errors.iter().any(|error| error.fatal) && failure.is_none() {
+            failure = Some(Failure::Producer);
+        }
+        if let Some(failure) = failure {
+            self.fail(failure, &reason.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the producer has to be replaced, and why.
+    pub fn fail(&mut self, failure: Failure, reason: &str) -> Result<(), Halt> {
+        if self.failure != Some(Failure::Refused) {
+            self.failure = Some(failure);
+        }
+        if self.mode == Mode::Together || failure != Failure::Refused {
+            self.troubled(&format!("sending failed, trying again: {reason}"))?;
+        }
+        Ok(())
+    }
+
+    /// Renews the lease when a third of it is over; call it in every loop that may take long.
+    pub fn keep_alive(&mut self) -> Result<(), Halt> {
+        if Instant::now() < self.renew_at {
+            return Ok(());
+        }
+        let until = self.lease_until_ms();
+        self.ground.store.renew(self.ground.token, until)?;
+        self.renewed();
+        Ok(())
+    }
+
+    pub fn renewed(&mut self) {
+        self.renew_at = Instant::now() + self.ground.options.lease / 3;
+    }
+
+    pub fn lease_until_ms(&self) -> i64 {
+        let lease = i64::try_from(self.ground.options.lease.as_millis()).unwrap_or(i64::MAX / 2);
+        now_ms().saturating_add(lease)
+    }
+
+    /// Whether someone asked to stop; the time for draining runs from the first time this sees it.
+    pub fn stopping(&mut self) -> bool {
+        if self.drain_until.is_none() && self.ground.shutdown.is_triggered() {
+            self.drain_until = Some(Instant::now() + self.ground.options.drain_timeout);
+        }
+        self.drain_until.is_some()
+    }
+
+    /// Stops a loop inside a turn when the time for draining is over; keeps the lease meanwhile.
+    pub fn go_on(&mut self) -> Result<(), Halt> {
+        if self.stopping() && self.drain_until.is_some_and(|until| Instant::now() >= until) {
+            return Err(Halt::Stopped);
+        }
+        self.keep_alive()
+    }
+
+    /// Says why nothing goes on and waits a little, longer each time.
+    fn hindered(&mut self, why: &str) -> Result<(), Halt> {
+        self.go_on()?;
+        self.troubled(why)?;
+        let pause = self.backoff;
+        self.backoff = (pause * 2).min(self.ground.options.retry_max);
+        if self.producer.is_some() {
+            let until = Instant::now() + pause;
+            while Instant::now() < until && self.drain_until.is_some() == self.stopping() {
+                self.poll(pause.min(Duration::from_millis(20)))?;
+            }
+        } else if !self.stopping() {
+            // Whether it was triggered is seen at the next turn.
+            let _triggered = self.ground.shutdown.wait(pause);
+        } else {
+            std::thread::sleep(pause.min(Duration::from_millis(20)));
+        }
+        Ok(())
+    }
+
+    /// Notes trouble in the status and, at most once a second or when it changes, in the database.
+    pub fn troubled(&mut self, what: &str) -> Result<(), Halt> {
+        self.ground.status.set_trouble(Some(what));
+        let known = self.trouble.as_ref().is_some_and(|(_, noted)| noted.elapsed() < Duration::from_secs(1));
+        if known {
+            return Ok(());
+        }
+        if self.trouble.as_ref().is_none_or(|(text, _)| text != what) {
+            tracing::warn!(stream = %self.ground.store.stream(), "{what}");
+        }
+        self.trouble = Some((what.to_owned(), Instant::now()));
+        self.note_in_database(Some(what))
+    }
+
+    /// Notes that all goes well again.
+    pub fn untroubled(&mut self) -> Result<(), Halt> {
+        self.backoff = BACKOFF_FIRST;
+        if self.trouble.take().is_none() {
+            return Ok(());
+        }
+        self.ground.status.set_trouble(None);
+        self.note_in_database(None)
+    }
+
+    /// A note that cannot be written is no reason to stop: only being fenced is.
+    fn note_in_database(&mut self, what: Option<&str>) -> Result<(), Halt> {
+        match self.ground.store.note_trouble(self.ground.token, what, now_ms()).map_err(Halt::from) {
+            Err(Halt::Fenced) => Err(Halt::Fenced),
+            Err(halt) => {
+                tracing::debug!(?halt, "the note on the relay's trouble was not written");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The handle of a topic in the present producer.
+    pub fn handle(&mut self, topic: usize) -> Result<crate::kafka::producer::TopicHandle, Halt> {
+        let open = &mut self.topics.list[topic];
+        if let Some(handle) = open.handle {
+            return Ok(handle);
+        }
+        let producer = self.producer.as_mut().expect("whoever sends has a producer");
+        let handle = producer.topic(&open.epoch.topic).map_err(RelayError::from)?;
+        open.handle = Some(handle);
+        Ok(handle)
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.wake_up.set(None);
+        self.ground.status.set_oldest(None);
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
