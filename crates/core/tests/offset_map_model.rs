@@ -68,6 +68,12 @@ proptest! {
         match CommitMap::decode(&text) {
             Ok(read) => {
                 prop_assert!(is_lowest_part(&read.done, &map.done));
+                // Either spelling alone would keep so much.
+                let room = ((chars_max - 8) * 3 / 4 - 33) as u64;
+                let bits_end = Offset(map.base.0.saturating_add_unsigned(room * 8));
+                let as_bits = map.done.ranges().map(|run| run.end.min(bits_end).0 - run.start.min(bits_end).0);
+                let as_runs = map.done.ranges().take((room / 20) as usize).map(|run| run.end.0 - run.start.0);
+                prop_assert!(read.done.len() as i64 >= as_bits.sum::<i64>().max(as_runs.sum()));
                 prop_assert_eq!((read.topic_id, read.leader_epoch, read.base), (map.topic_id, map.leader_epoch, map.base));
             }
             Err(error) => {
