@@ -17,6 +17,7 @@ mod api;
 mod catalog;
 mod config;
 mod connection;
+pub mod embedded;
 mod faults;
 mod groups;
 mod log;
