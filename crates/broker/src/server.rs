@@ -3,9 +3,9 @@
 use crate::catalog::Catalog;
 use crate::connection;
 use crate::faults::Faults;
-use crate::groups::{Coordinator, JournalFlush, JournalOptions};
+use crate::groups::{Coordinator, JournalOptions};
 use crate::log::flusher::Flusher;
-use crate::log::{FlushPolicy, LogContext, OnDamage};
+use crate::log::{LogContext, OnDamage};
 use crate::options::BrokerOptions;
 use crate::state::{State, now_ms};
 use std::fs::File;
@@ -85,7 +85,7 @@ impl Broker {
             on_damage: if options.truncate_corrupted { OnDamage::Truncate } else { OnDamage::Refuse },
         };
         let catalog = Catalog::open(&dir, context).map_err(in_dir)?;
-        let journal = JournalOptions::new(dir.join("groups.journal"), journal_flush(options.flush));
+        let journal = JournalOptions::new(dir.join("groups.journal"), options.flush);
         let groups = Arc::new(Coordinator::open(options.groups.clone(), journal).map_err(in_dir)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -160,13 +160,6 @@ fn lock(dir: &Path) -> Result<File, BrokerError> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(BrokerError::InUse { dir: dir.to_owned() }),
         Err(std::fs::TryLockError::Error(error)) => Err(in_dir(error)),
-    }
-}
-
-fn journal_flush(flush: FlushPolicy) -> JournalFlush {
-    match flush {
-        FlushPolicy::Always | FlushPolicy::Interval { .. } => JournalFlush::Always,
-        FlushPolicy::Never => JournalFlush::Never,
     }
 }
 

@@ -17,13 +17,16 @@ pub(crate) fn answer(state: &State, request: &DeleteRecordsRequest) -> DeleteRec
                 .map_err(|error| *error)
                 .and_then(|topic| topic.log(partition.partition_index))
                 .and_then(|log| log.delete_before(partition.offset));
-            let result = DeleteRecordsPartitionResult::default().with_partition_index(partition.partition_index);
+            let result =
+                DeleteRecordsPartitionResult::default().with_partition_index(partition.partition_index);
             match moved {
                 Ok(start) => result.with_low_watermark(start),
                 Err(error) => result.with_low_watermark(-1).with_error_code(error.code()),
             }
         });
-        DeleteRecordsTopicResult::default().with_name(asked.name.clone()).with_partitions(partitions.collect())
+        DeleteRecordsTopicResult::default()
+            .with_name(asked.name.clone())
+            .with_partitions(partitions.collect())
     });
     DeleteRecordsResponse::default().with_topics(topics.collect())
 }

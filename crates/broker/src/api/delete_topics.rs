@@ -12,7 +12,11 @@ use crate::state::State;
 /// From here on topics may be named by their id.
 const BY_ID: i16 = 6;
 
-pub(crate) async fn answer(state: &State, request: &DeleteTopicsRequest, version: i16) -> DeleteTopicsResponse {
+pub(crate) async fn answer(
+    state: &State,
+    request: &DeleteTopicsRequest,
+    version: i16,
+) -> DeleteTopicsResponse {
     let mut responses = Vec::new();
     if version < BY_ID {
         for name in &request.topic_names {
@@ -66,5 +70,7 @@ fn result(
         .with_name(name)
         .with_topic_id(if version >= BY_ID { id } else { Uuid::nil() })
         .with_error_code(refusal.as_ref().map_or(0, |refusal| refusal.error.code()))
-        .with_error_message(refusal.filter(|_| version >= 5).map(|refusal| StrBytes::from_string(refusal.why)))
+        .with_error_message(
+            refusal.filter(|_| version >= 5).map(|refusal| StrBytes::from_string(refusal.why)),
+        )
 }

@@ -5,6 +5,7 @@ use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::{DescribeClusterRequest, DescribeClusterResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use crate::connection::Client;
 use crate::state::{NODE_ID, State};
 
 /// Brokers, as opposed to controllers.
@@ -18,6 +19,7 @@ const ALL_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 1
 
 pub(crate) fn answer(
     state: &State,
+    client: &Client,
     request: &DescribeClusterRequest,
     version: i16,
 ) -> DescribeClusterResponse {
@@ -28,11 +30,10 @@ pub(crate) fn answer(
     }
     let node = DescribeClusterBroker::default()
         .with_broker_id(NODE_ID.into())
-        .with_host(StrBytes::from_string(state.address.ip().to_string()))
-        .with_port(state.address.port().into())
+        .with_host(StrBytes::from_string(client.reached.ip().to_string()))
+        .with_port(client.reached.port().into())
         .with_rack(None);
-    let operations =
-        if request.include_cluster_authorized_operations { ALL_OPERATIONS } else { i32::MIN };
+    let operations = if request.include_cluster_authorized_operations { ALL_OPERATIONS } else { i32::MIN };
     DescribeClusterResponse::default()
         .with_error_message(None)
         .with_endpoint_type(BROKERS)

@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::find_coordinator::Node;
 use super::group_member::Client;
 use super::*;
-use crate::groups::{Coordinator, GroupOptions, JournalFlush, JournalOptions};
+use crate::groups::{Coordinator, GroupOptions, JournalOptions};
+use crate::log::FlushPolicy;
 
 const CLIENT: Client<'_> = Client { id: "client", host: "/127.0.0.1" };
 const NODE: Node<'_> = Node { id: 1, host: "localhost", port: 9092 };
@@ -41,7 +42,7 @@ fn versions<R: Request>() -> std::ops::RangeInclusive<i16> {
 
 fn run(test: impl AsyncFnOnce(Coordinator)) {
     let dir = tempfile::tempdir().unwrap();
-    let journal = JournalOptions::new(dir.path().join("groups.journal"), JournalFlush::Never);
+    let journal = JournalOptions::new(dir.path().join("groups.journal"), FlushPolicy::Never);
     let coordinator = Coordinator::open(GroupOptions::default(), journal).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(test(coordinator));

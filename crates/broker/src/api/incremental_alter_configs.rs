@@ -18,7 +18,10 @@ const DELETE: i8 = 1;
 const APPEND: i8 = 2;
 const SUBTRACT: i8 = 3;
 
-pub(crate) fn answer(state: &State, request: &IncrementalAlterConfigsRequest) -> IncrementalAlterConfigsResponse {
+pub(crate) fn answer(
+    state: &State,
+    request: &IncrementalAlterConfigsRequest,
+) -> IncrementalAlterConfigsResponse {
     let responses = request.resources.iter().map(|resource| {
         let response = AlterConfigsResourceResponse::default()
             .with_resource_type(resource.resource_type)
@@ -156,6 +159,9 @@ mod tests {
     fn lists_grow_and_shrink_by_words() {
         assert_eq!(with_words("delete", "compact, delete"), "delete,compact");
         assert_eq!(without_words("delete,compact", "compact"), "delete");
-        assert_eq!(error(&[change("cleanup.policy", SUBTRACT, Some("delete"))]), ResponseError::InvalidConfig);
+        assert_eq!(
+            error(&[change("cleanup.policy", SUBTRACT, Some("delete"))]),
+            ResponseError::InvalidConfig
+        );
     }
 }

@@ -5,12 +5,34 @@
 //! client should not have sent after ApiVersions.
 
 mod api_versions;
+mod create_partitions;
 mod create_topics;
+mod delete_groups;
+mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_groups;
 mod fetch;
+mod find_coordinator;
+mod group_member;
+mod group_requests;
+#[cfg(test)]
+mod group_tests;
+mod heartbeat;
+mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_fetch;
+mod offset_for_leader_epoch;
 mod produce;
+mod refusal;
+mod sync_group;
 
 use crate::connection::Client;
 use crate::faults::Fault;
@@ -46,6 +68,23 @@ pub const OFFERED: &[(ApiKey, VersionRange)] = &[
     (ApiKey::ApiVersions, VersionRange { min: 0, max: 4 }),
     (ApiKey::CreateTopics, VersionRange { min: 2, max: 7 }),
     (ApiKey::InitProducerId, VersionRange { min: 0, max: 4 }),
+    (ApiKey::CreatePartitions, VersionRange { min: 0, max: 3 }),
+    (ApiKey::DeleteTopics, VersionRange { min: 1, max: 6 }),
+    (ApiKey::DeleteRecords, VersionRange { min: 0, max: 2 }),
+    (ApiKey::DescribeConfigs, VersionRange { min: 1, max: 4 }),
+    (ApiKey::IncrementalAlterConfigs, VersionRange { min: 0, max: 1 }),
+    (ApiKey::DescribeCluster, VersionRange { min: 0, max: 2 }),
+    (ApiKey::OffsetForLeaderEpoch, VersionRange { min: 2, max: 4 }),
+    (ApiKey::FindCoordinator, VersionRange { min: 0, max: 6 }),
+    (ApiKey::JoinGroup, VersionRange { min: 0, max: 9 }),
+    (ApiKey::SyncGroup, VersionRange { min: 0, max: 5 }),
+    (ApiKey::Heartbeat, VersionRange { min: 0, max: 4 }),
+    (ApiKey::LeaveGroup, VersionRange { min: 0, max: 5 }),
+    (ApiKey::OffsetCommit, VersionRange { min: 2, max: 9 }),
+    (ApiKey::OffsetFetch, VersionRange { min: 1, max: 9 }),
+    (ApiKey::ListGroups, VersionRange { min: 0, max: 5 }),
+    (ApiKey::DescribeGroups, VersionRange { min: 0, max: 6 }),
+    (ApiKey::DeleteGroups, VersionRange { min: 0, max: 2 }),
 ];
 
 fn offers(api: ApiKey, version: i16) -> bool {
@@ -152,6 +191,9 @@ async fn work(
     request: &Request,
     fault: Option<Fault>,
 ) -> Result<Reply, Refused> {
+    if let Some(answer) = group_requests::work(state, client, request, fault).await {
+        return answer.map(Reply::Now);
+    }
     let version = request.version;
     let answer = match request.api {
         ApiKey::Produce => return produce::begin(state, request, fault),
@@ -168,6 +210,24 @@ async fn work(
         ApiKey::ApiVersions => request.encode(&api_versions::answer()),
         ApiKey::CreateTopics => request.encode(&create_topics::answer(state, request.decode()?, fault)),
         ApiKey::InitProducerId => request.encode(&init_producer_id::answer(state, &request.decode()?, fault)),
+        _ if injected_code(fault).is_some() => return Ok(Reply::Close),
+        ApiKey::CreatePartitions => request.encode(&create_partitions::answer(state, &request.decode()?)),
+        ApiKey::DeleteTopics => {
+            request.encode(&delete_topics::answer(state, &request.decode()?, version).await)
+        }
+        ApiKey::DeleteRecords => request.encode(&delete_records::answer(state, &request.decode()?)),
+        ApiKey::DescribeConfigs => {
+            request.encode(&describe_configs::answer(state, &request.decode()?, version))
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            request.encode(&incremental_alter_configs::answer(state, &request.decode()?))
+        }
+        ApiKey::DescribeCluster => {
+            request.encode(&describe_cluster::answer(state, client, &request.decode()?, version))
+        }
+        ApiKey::OffsetForLeaderEpoch => {
+            request.encode(&offset_for_leader_epoch::answer(state, &request.decode()?))
+        }
         api => Err(Refused(format!("{api:?} is not offered"))),
     };
     answer.map(Reply::Now)

@@ -2,7 +2,9 @@
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::offset_for_leader_epoch_request::OffsetForLeaderPartition;
-use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use kafka_protocol::messages::offset_for_leader_epoch_response::{
+    EpochEndOffset, OffsetForLeaderTopicResult,
+};
 use kafka_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, TopicName};
 use uuid::Uuid;
 
@@ -17,12 +19,18 @@ pub(crate) fn answer(state: &State, request: &OffsetForLeaderEpochRequest) -> Of
                 Err(error) => end.with_error_code(error.code()).with_leader_epoch(-1).with_end_offset(-1),
             }
         });
-        OffsetForLeaderTopicResult::default().with_topic(topic.topic.clone()).with_partitions(partitions.collect())
+        OffsetForLeaderTopicResult::default()
+            .with_topic(topic.topic.clone())
+            .with_partitions(partitions.collect())
     });
     OffsetForLeaderEpochResponse::default().with_topics(topics.collect())
 }
 
-fn end_of(state: &State, topic: &TopicName, asked: &OffsetForLeaderPartition) -> Result<(i32, i64), ResponseError> {
+fn end_of(
+    state: &State,
+    topic: &TopicName,
+    asked: &OffsetForLeaderPartition,
+) -> Result<(i32, i64), ResponseError> {
     let topic = state.topic(topic, Uuid::nil())?;
     let log = topic.log(asked.partition)?;
     state.check_leader_epoch(asked.current_leader_epoch)?;

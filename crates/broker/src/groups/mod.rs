@@ -31,7 +31,7 @@ pub use options::GroupOptions;
 
 pub(crate) use commits::{Commit, NewOffset};
 pub(crate) use coordinator::Coordinator;
-pub(crate) use journal::{JournalFlush, JournalOptions};
+pub(crate) use journal::JournalOptions;
 pub(crate) use member::Protocol;
 pub(crate) use messages::{Identity, Join, JoinRefused, Joined, Sync};
 pub(crate) use offsets::{Committed, Place};

@@ -9,9 +9,6 @@ use kafka_protocol::ResponseError;
 use super::group::{Group, Phase};
 use super::messages::{Answer, Effects, Identity, Sync, Synced, Ticket};
 
-/// `generation` in a commit from outside the group protocol (simple consumers, tools).
-pub const NO_GENERATION: i32 = -1;
-
 impl Group {
     /// Takes a SyncGroup; a follower's is parked until the leader's came.
     pub fn sync(&mut self, now: Instant, sync: Sync, ticket: Ticket) -> Effects {

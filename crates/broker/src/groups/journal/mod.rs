@@ -38,22 +38,14 @@ use tokio::sync::watch;
 pub use file::LiveEntries;
 use writer::Writer;
 
-/// When an append counts as durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JournalFlush {
-    /// After fsync.
-    Always,
-    /// After the write; fsync follows after this many appends or this much time.
-    Interval { appends: u64, after: Duration },
-    /// After the write; the operating system decides when it reaches the disk.
-    Never,
-}
+use crate::log::FlushPolicy;
 
 /// Where a journal lies and how it behaves.
 #[derive(Debug, Clone)]
 pub struct JournalOptions {
     pub path: PathBuf,
-    pub flush: JournalFlush,
+    /// When an append counts as durable; the `messages` of an interval are appends here.
+    pub flush: FlushPolicy,
     /// Bytes that may wait to be written; more is refused. Default 64 MiB.
     pub queue_bytes_max: usize,
     /// The file is rewritten when it is larger than this and four times what is alive. Default
@@ -64,7 +56,7 @@ pub struct JournalOptions {
 }
 
 impl JournalOptions {
-    pub fn new(path: PathBuf, flush: JournalFlush) -> Self {
+    pub fn new(path: PathBuf, flush: FlushPolicy) -> Self {
         Self {
             path,
             flush,

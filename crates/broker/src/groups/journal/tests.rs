@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Entry, Journal, JournalError, JournalFlush, JournalOptions, LiveEntries, Position};
+use crate::log::FlushPolicy;
+
+use super::{Entry, Journal, JournalError, JournalOptions, LiveEntries, Position};
 
 fn put(key: &str, value: &str) -> Entry {
     Entry {
@@ -19,7 +21,7 @@ fn delete(key: &str) -> Entry {
 }
 
 fn options(dir: &Path) -> JournalOptions {
-    JournalOptions::new(dir.join("groups.journal"), JournalFlush::Always)
+    JournalOptions::new(dir.join("groups.journal"), FlushPolicy::Always)
 }
 
 fn wait(journal: &Journal, position: Position) -> Result<(), JournalError> {
@@ -121,7 +123,7 @@ fn a_journal_written_over_and_over_stays_small_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut small = options(dir.path());
     small.compact_bytes_min = 2000;
-    small.flush = JournalFlush::Never;
+    small.flush = FlushPolicy::Never;
     let (journal, _) = Journal::open(small).unwrap();
     let mut last = Position::default();
     for n in 0..2000 {

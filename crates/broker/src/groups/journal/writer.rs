@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::log::FlushPolicy;
+
 use super::file::{self, LiveEntries};
-use super::{Entry, JournalFlush, JournalOptions, Position, Progress, Shared, lock};
+use super::{Entry, JournalOptions, Position, Progress, Shared, lock};
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -95,7 +97,8 @@ impl Writer {
 
     fn until_sync_is_due(&self) -> Option<Duration> {
         match (self.options.flush, self.unsynced.since) {
-            (JournalFlush::Interval { after, .. }, Some(since)) => {
+            (FlushPolicy::Interval { ms, .. }, Some(since)) => {
+                let after = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
                 Some(after.saturating_sub(since.elapsed()))
             }
             _ => None,
@@ -115,7 +118,7 @@ impl Writer {
         }
         self.unsynced.appends += taken.appends;
         self.unsynced.since.get_or_insert_with(Instant::now);
-        if self.options.flush == JournalFlush::Always {
+        if self.options.flush == FlushPolicy::Always {
             self.sync()?;
         }
         self.announce.send_modify(|p| p.durable = taken.last);
@@ -162,11 +165,12 @@ impl Writer {
             return Ok(());
         }
         let due = match self.options.flush {
-            JournalFlush::Always => true,
-            JournalFlush::Interval { appends, .. } => {
-                self.unsynced.appends >= appends || self.until_sync_is_due() == Some(Duration::ZERO)
+            FlushPolicy::Always => true,
+            FlushPolicy::Interval { messages, .. } => {
+                self.unsynced.appends >= u64::try_from(messages).unwrap_or(1)
+                    || self.until_sync_is_due() == Some(Duration::ZERO)
             }
-            JournalFlush::Never => false,
+            FlushPolicy::Never => false,
         };
         if due || closing { self.sync() } else { Ok(()) }
     }

@@ -7,14 +7,16 @@ use kafka_protocol::ResponseError::{
 };
 use uuid::Uuid;
 
+use crate::log::FlushPolicy;
+
 use super::super::commits::{Commit, NewOffset};
 use super::super::coordinator::{Coordinator, wall_ms};
-use super::super::journal::{JournalFlush, JournalOptions};
+use super::super::journal::JournalOptions;
 use super::super::offsets::Place;
 use super::*;
 
 fn open(dir: &Path) -> Coordinator {
-    let journal = JournalOptions::new(dir.join("groups.journal"), JournalFlush::Always);
+    let journal = JournalOptions::new(dir.join("groups.journal"), FlushPolicy::Always);
     Coordinator::open(GroupOptions::default(), journal).unwrap()
 }
 
@@ -84,7 +86,7 @@ fn members_go_on_after_a_restart_and_strangers_stay_out() {
 #[test]
 fn a_parked_join_is_answered_when_the_clock_ends_a_session() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = JournalOptions::new(dir.path().join("j"), JournalFlush::Never);
+    let journal = JournalOptions::new(dir.path().join("j"), FlushPolicy::Never);
     let session = Duration::from_millis(60);
     let options = GroupOptions { session_timeout_min: session, ..GroupOptions::default() };
     let coordinator = Coordinator::open(options, journal).unwrap();
