@@ -162,16 +162,11 @@ impl Tracker {
         if position <= self.next {
             return;
         }
-        if self.in_flight > 0 {
-            let (from_index, to_index) = (self.next.0 >> 6, position.0 >> 6);
-            let below = if from_index == to_index { low_bits(position) } else { ALL_DONE };
-            if let Some(back) = self.blocks.back_mut().filter(|back| back.index == from_index) {
-                back.done |= below & !low_bits(self.next);
-            }
-            let mid_block = position.0 & 63 != 0;
-            if mid_block && self.blocks.back().is_none_or(|back| back.index < to_index) {
-                self.blocks.push_back(Block { index: to_index, done: low_bits(position) });
-            }
+        // A hole in the last block is marked; further blocks of it are left out.
+        let (from_index, to_index) = (self.next.0 >> 6, position.0 >> 6);
+        let below = if from_index == to_index { low_bits(position) } else { ALL_DONE };
+        if let Some(back) = self.blocks.back_mut().filter(|back| back.index == from_index) {
+            back.done |= below & !low_bits(self.next);
         }
         self.next = position;
         if self.in_flight == 0 {
