@@ -1,0 +1,7 @@
+//! Benchmarks: each runs the raw client or the peer in the same run and prints the ratio.
+
+pub mod broker;
+pub mod consumer;
+pub mod produce;
+
+pub mod report;
