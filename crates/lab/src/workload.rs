@@ -64,7 +64,8 @@ impl Orders {
 /// When the database cannot be read.
 pub fn committed(path: &Path) -> Result<Vec<Committed>, rusqlite::Error> {
     let connection = Connection::open(path)?;
-    let mut statement = connection.prepare("SELECT order_no, customer, payload FROM orders ORDER BY order_no")?;
+    let mut statement =
+        connection.prepare("SELECT order_no, customer, payload FROM orders ORDER BY order_no")?;
     let rows = statement.query_map([], |row| {
         Ok(Committed {
             order_no: row.get(0)?,

@@ -69,7 +69,8 @@ pub fn serve(dir: &str, flush: &str) -> Result<(), Box<dyn Error>> {
 /// # Errors
 /// When the broker refuses.
 pub fn create_topic(bootstrap: &str, topic: &str, partitions: i32) -> Result<(), Box<dyn Error>> {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let results = runtime.block_on(admin.create_topics([&new], &AdminOptions::new()))?;

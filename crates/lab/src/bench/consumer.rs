@@ -4,8 +4,8 @@ use super::broker::{BrokerProcess, create_topic};
 use super::produce::{Load, produce_raw};
 use super::report::{Aim, Line, rate};
 use homing::consumer::{Consumer, ConsumerOptions, Outcome};
-use homing::kafka::reader::{ReadFrom, TopicReader};
 use homing::kafka::partition_list::TopicPartition;
+use homing::kafka::reader::{ReadFrom, TopicReader};
 use homing::{KafkaConfig, Shutdown};
 use homing_core::{Partition, TopicName};
 use std::error::Error;
@@ -24,7 +24,14 @@ pub fn run(records: u64) -> Result<Vec<Line>, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let broker = BrokerProcess::start(dir.path(), "never")?;
     create_topic(&broker.bootstrap, "work", PARTITIONS)?;
-    let load = Load { records, payload_bytes: 100, partitions: PARTITIONS, linger_ms: 5, headers: false, keys: KEYS };
+    let load = Load {
+        records,
+        payload_bytes: 100,
+        partitions: PARTITIONS,
+        linger_ms: 5,
+        headers: false,
+        keys: KEYS,
+    };
     produce_raw(&broker.bootstrap, "work", &load)?;
     let kafka = KafkaConfig { bootstrap: broker.bootstrap.clone(), ..KafkaConfig::default() };
     let raw = read_and_drop(&kafka, records)?;
@@ -64,7 +71,9 @@ fn read_and_drop(kafka: &KafkaConfig, records: u64) -> Result<f64, Box<dyn Error
     let topic = TopicName::parse("work")?;
     let mut reader = TopicReader::open(kafka)?;
     let from: Vec<_> = (0..PARTITIONS)
-        .map(|partition| (TopicPartition { topic: topic.clone(), partition: Partition(partition) }, ReadFrom::Start))
+        .map(|partition| {
+            (TopicPartition { topic: topic.clone(), partition: Partition(partition) }, ReadFrom::Start)
+        })
         .collect();
     let started = Instant::now();
     reader.assign(&from)?;
@@ -109,7 +118,12 @@ fn count_blocking(kafka: &KafkaConfig, records: u64) -> Result<f64, Box<dyn Erro
     Ok(started.elapsed().as_secs_f64())
 }
 
-fn count_async(kafka: &KafkaConfig, records: u64, group: &str, work: Duration) -> Result<f64, Box<dyn Error>> {
+fn count_async(
+    kafka: &KafkaConfig,
+    records: u64,
+    group: &str,
+    work: Duration,
+) -> Result<f64, Box<dyn Error>> {
     let (span, shutdown) = (Arc::new(Span::default()), Shutdown::new());
     let consumer = Consumer::new(kafka.clone(), ConsumerOptions { in_flight_max: 1000, ..options(group)? })?;
     let (stop, started) = (shutdown.clone(), Instant::now());

@@ -4,4 +4,5 @@ pub mod broker;
 pub mod consumer;
 pub mod produce;
 
+pub mod relay;
 pub mod report;

@@ -54,11 +54,13 @@ pub fn produce_raw(bootstrap: &str, topic: &str, load: &Load) -> Result<Duration
         .set("queue.buffering.max.messages", "200000")
         .create_with_context(Acks::default())?;
     producer.client().fetch_metadata(Some(topic), Duration::from_secs(10))?;
-    let payload: Vec<u8> = (0..load.payload_bytes).map(|i| b'a' + u8::try_from(i % 26).expect("below 26")).collect();
+    let payload: Vec<u8> =
+        (0..load.payload_bytes).map(|i| b'a' + u8::try_from(i % 26).expect("below 26")).collect();
     let started = Instant::now();
     for n in 0..load.records {
         let key = (load.keys > 0).then(|| format!("key-{:06}", scatter(n) % load.keys));
-        let partition = i32::try_from(n % u64::from(load.partitions.unsigned_abs())).expect("below the partition count");
+        let partition =
+            i32::try_from(n % u64::from(load.partitions.unsigned_abs())).expect("below the partition count");
         let mut record = BaseRecord::<str, [u8]>::to(topic).payload(&payload).partition(partition);
         if let Some(key) = &key {
             record = record.key(key);
@@ -79,7 +81,8 @@ pub fn produce_raw(bootstrap: &str, topic: &str, load: &Load) -> Result<Duration
     }
     producer.flush(Duration::from_secs(120))?;
     let elapsed = started.elapsed();
-    let (good, bad) = (producer.context().good.load(Ordering::Relaxed), producer.context().bad.load(Ordering::Relaxed));
+    let (good, bad) =
+        (producer.context().good.load(Ordering::Relaxed), producer.context().bad.load(Ordering::Relaxed));
     assert_eq!((good, bad), (load.records, 0), "every record must be acknowledged");
     Ok(elapsed)
 }

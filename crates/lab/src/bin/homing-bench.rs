@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 fn run(records: u64) -> Result<(), Box<dyn Error>> {
     let cores = std::thread::available_parallelism()?;
     println!("{records} records, {cores} cores");
-    for part in [bench::broker::run] {
+    for part in [bench::broker::run, bench::relay::run, bench::consumer::run] {
         for line in part(records)? {
             println!("{line}");
         }

@@ -1,0 +1,168 @@
+//! Relay and consumer are killed with SIGKILL, at every step and at random; every order must have one effect.
+
+use homing::outbox::SqliteOutbox;
+use homing_broker::{Broker, BrokerOptions, RunningBroker};
+use homing_core::StreamName;
+use homing_lab::checker::{Report, check};
+use homing_lab::process::{Ended, Worker};
+use homing_lab::{effects, wire, workload};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A broker, an outbox with an application at work on it, and the consumer's database.
+struct Scene {
+    dir: tempfile::TempDir,
+    broker: RunningBroker,
+    application: Option<JoinHandle<()>>,
+    enough: Arc<AtomicBool>,
+}
+
+impl Scene {
+    fn begin(seed: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let broker =
+            Broker::start(BrokerOptions { dir: dir.path().join("broker"), ..BrokerOptions::default() })
+                .unwrap();
+        let outbox =
+            SqliteOutbox::create(&dir.path().join("orders.db"), &StreamName::parse("lab").unwrap()).unwrap();
+        let enough = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&enough);
+        let application = std::thread::spawn(move || {
+            let mut orders = workload::Orders::open(&outbox, seed, 20).unwrap();
+            while !told.load(Ordering::Relaxed) {
+                orders.commit(3).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { dir, broker, application: Some(application), enough }
+    }
+
+    fn outbox_path(&self) -> PathBuf {
+        self.dir.path().join("orders.db")
+    }
+
+    fn effects_path(&self) -> PathBuf {
+        self.dir.path().join("effects.db")
+    }
+
+    fn worker(&self, role: &str, kill: Option<&str>) -> Worker {
+        let database = if role == "relay" { self.outbox_path() } else { self.effects_path() };
+        let bootstrap = self.broker.addr().to_string();
+        let mut args = vec![role.to_owned(), bootstrap, database.to_str().unwrap().to_owned()];
+        args.extend(kill.map(str::to_owned));
+        let mut worker = Worker::spawn(env!("CARGO_BIN_EXE_lab-worker"), args).unwrap();
+        assert_eq!(worker.line().unwrap().as_deref(), Some("ready"));
+        worker
+    }
+
+    /// Lets unharmed workers finish what is left, then compares everything.
+    fn finish(mut self) -> Report {
+        self.enough.store(true, Ordering::Relaxed);
+        self.application.take().unwrap().join().unwrap();
+        let committed = workload::committed(&self.outbox_path()).unwrap();
+        let (mut relay, mut consumer) = (self.worker("relay", None), self.worker("consumer", None));
+        let deadline = Instant::now() + PATIENCE;
+        while effects::count(&self.effects_path()).unwrap() < committed.len() as i64
+            && Instant::now() < deadline
+        {
+            assert_eq!(relay.wait(Duration::from_millis(20)).unwrap(), None, "the relay must not give up");
+            assert_eq!(
+                consumer.wait(Duration::from_millis(20)).unwrap(),
+                None,
+                "the consumer must not give up"
+            );
+        }
+        let wire = wire::read_topic(&self.broker.addr().to_string(), workload::TOPIC, PATIENCE).unwrap();
+        check(&committed, &wire, &effects::read(&self.effects_path()).unwrap())
+    }
+}
+
+/// Waits until the worker has killed itself at its step; a step that is never reached is a broken test.
+fn expect_suicide(worker: &mut Worker, step: &str) {
+    let ended = worker.wait(PATIENCE).unwrap();
+    assert_eq!(ended, Some(Ended::Killed), "{step} must be reached, and the worker killed there");
+}
+
+const RELAY_STEPS: &[&str] = &[
+    "relay.claimed",
+    "relay.rows_read",
+    "relay.manifest_committed",
+    "relay.some_sent",
+    "relay.all_sent",
+    "relay.all_acked",
+    "relay.settled",
+];
+
+const CONSUMER_STEPS: &[&str] =
+    &["consumer.polled", "consumer.handled", "consumer.tracked", "consumer.committed"];
+
+fn kill_at_every_step(role: &str, other: &str, steps: &[&str]) {
+    let scene = Scene::begin(7);
+    let _unharmed = scene.worker(other, None);
+    for nth in [1, 2, 5] {
+        for step in steps {
+            let mut worker = scene.worker(role, Some(&format!("{step}:{nth}")));
+            expect_suicide(&mut worker, step);
+        }
+    }
+    drop(_unharmed);
+    let report = scene.finish();
+    println!("{role} killed at each of {steps:?}, three times: {report}");
+    assert!(report.committed > 100, "the application must have been at work: {report}");
+    assert!(report.violations.is_empty(), "{report}");
+}
+
+#[test]
+fn a_relay_killed_between_every_two_steps_loses_and_reorders_nothing() {
+    kill_at_every_step("relay", "consumer", RELAY_STEPS);
+}
+
+#[test]
+fn a_consumer_killed_between_every_two_steps_applies_every_order_once() {
+    kill_at_every_step("consumer", "relay", CONSUMER_STEPS);
+}
+
+#[test]
+fn a_relay_killed_while_it_takes_over_from_a_killed_relay_loses_nothing() {
+    let scene = Scene::begin(11);
+    for _ in 0..5 {
+        expect_suicide(&mut scene.worker("relay", Some("relay.all_sent:2")), "relay.all_sent");
+        expect_suicide(&mut scene.worker("relay", Some("relay.tail_read:1")), "relay.tail_read");
+    }
+    let report = scene.finish();
+    println!("relay killed while taking over: {report}");
+    assert!(report.violations.is_empty(), "{report}");
+}
+
+#[test]
+fn two_hundred_random_kills_lose_nothing_and_apply_every_order_once() {
+    const KILLS: usize = 200;
+    let seed = std::env::var("HOMING_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x5eed);
+    println!("seed {seed} (set HOMING_TEST_SEED to repeat)");
+    let scene = Scene::begin(seed);
+    let mut random = seed | 1;
+    let mut pause = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        Duration::from_millis(20 + random % 180)
+    };
+    let mut workers = ["relay", "consumer"].map(|role| (role, Some(scene.worker(role, None))));
+    for kill in 0..KILLS {
+        let (role, worker) = &mut workers[kill % 2];
+        let mut victim = worker.take().unwrap();
+        assert_eq!(victim.wait(pause()).unwrap(), None, "a {role} must not end by itself");
+        assert_eq!(victim.kill().unwrap(), Ended::Killed);
+        *worker = Some(scene.worker(role, None));
+    }
+    drop(workers);
+    let report = scene.finish();
+    println!("{KILLS} random kills: {report}");
+    assert!(report.committed > 500, "the application must have been at work: {report}");
+    assert!(report.violations.is_empty(), "{report}");
+}
