@@ -32,6 +32,7 @@ mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
 mod refusal;
+mod shape;
 mod sync_group;
 
 use crate::connection::Client;
@@ -119,6 +120,7 @@ impl Request {
     }
 
     fn decode<T: Decodable>(&self) -> Result<T, Refused> {
+        shape::check(self.api, self.version, &self.body)?;
         let mut body = self.body.clone();
         T::decode(&mut body, self.version)
             .map_err(|error| Refused(format!("{:?} v{}: unreadable: {error}", self.api, self.version)))
