@@ -26,9 +26,10 @@ const TAKE_MAX: usize = 64;
 struct Driver<H> {
     handler: Arc<H>,
     judge: Arc<Judge>,
-    client: SharedClient,
     /// Guards what the runs have to report; only ever locked by this driver's own task.
     report: Mutex<Report>,
+    /// Dropped last: it cannot be closed before its records.
+    client: SharedClient,
 }
 
 type Run = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -12,6 +12,7 @@
 
 use super::error::ConsumerError;
 use crate::kafka::bell::Bell;
+use crate::kafka::native_call::SharedClient;
 use crate::kafka::record::Record;
 use homing_core::{AssignmentEpoch, LaneId, Lanes, Taken, Token};
 use std::ops::Deref;
@@ -160,6 +161,9 @@ pub(crate) struct Dispatch {
     /// Rises when slots close or all stops, so that workers give back what they have not begun.
     recall: AtomicU64,
     started: Instant,
+    /// Closed only after every record that lies here or with a worker is dropped: destroying a
+    /// client waits for its records. Hence the last field, and every worker holds the dispatch.
+    _client: SharedClient,
 }
 
 /// What a worker leaves a meeting with.
@@ -188,7 +192,7 @@ const CHUNK_NS: u64 = 100_000;
 const CHUNK_MAX: u64 = 128;
 
 impl Dispatch {
-    pub fn new(bell: Arc<Bell>) -> Self {
+    pub fn new(bell: Arc<Bell>, client: SharedClient) -> Self {
         let state = State {
             lanes: Lanes::new(),
             collected: Collected::default(),
@@ -207,6 +211,7 @@ impl Dispatch {
             wanted: AtomicUsize::new(0),
             recall: AtomicU64::new(0),
             started: Instant::now(),
+            _client: client,
         }
     }
 

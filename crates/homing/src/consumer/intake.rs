@@ -30,7 +30,6 @@ const SLEEP_MAX: Duration = Duration::from_millis(25);
 /// Everything the poll thread owns.
 pub(crate) struct Intake {
     pub options: ConsumerOptions,
-    pub client: SharedClient,
     pub bell: Arc<Bell>,
     pub dispatch: Arc<Dispatch>,
     pub judge: Arc<Judge>,
@@ -55,6 +54,8 @@ pub(crate) struct Intake {
     /// Since when the limits have kept records out.
     full_since: Option<Instant>,
     pub due: Option<u64>,
+    /// Dropped last: it cannot be closed before its records.
+    pub client: SharedClient,
 }
 
 /// What the parts of an [`Intake`] are made of.
