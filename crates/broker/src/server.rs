@@ -140,14 +140,14 @@ impl Drop for RunningBroker {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(DRAIN);
         }
-        for log in self.state.catalog.logs() {
-            log.close();
-        }
         self.flusher.stop();
         for thread in self.sync_threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a syncing thread of the broker panicked");
             }
+        }
+        for log in self.state.catalog.logs() {
+            log.close();
         }
     }
 }

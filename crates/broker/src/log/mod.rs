@@ -22,6 +22,8 @@ mod reading;
 mod recovery;
 mod retention;
 mod segment;
+#[cfg(test)]
+mod sync_tests;
 
 pub use reading::{Read, ReadError};
 pub use recovery::OnDamage;
@@ -122,6 +124,10 @@ struct Inner {
     /// Segments that were rolled and not yet synced, each with the marker it gets then.
     unsynced_rolled: Vec<(Arc<File>, PathBuf)>,
     waiting: Vec<Weak<Notify>>,
+    /// A thread is in [`PartitionLog::sync_now`].
+    syncing: bool,
+    /// A sync was asked for that the running one may not cover.
+    sync_again: bool,
     /// Set when a sync failed: what the page cache holds can no longer be trusted.
     broken: bool,
 }
@@ -174,6 +180,8 @@ impl PartitionLog {
             synced_offset: end_offset,
             unsynced_rolled: Vec::new(),
             waiting: Vec::new(),
+            syncing: false,
+            sync_again: false,
             broken: false,
         };
         // What was found may stand in the page cache only; it must not be shown before it is durable.
@@ -282,7 +290,31 @@ impl PartitionLog {
     }
 
     /// Syncs what is written and shows it; called by the flusher only.
+    ///
+    /// One sync at a time: two that overlap could announce their ends in the wrong order, or
+    /// the later one could announce records whose rolled segment the earlier one still writes
+    /// out. Who comes while one runs has it run once more.
     pub fn sync_now(&self) {
+        {
+            let mut inner = self.lock();
+            inner.sync_again = true;
+            if std::mem::replace(&mut inner.syncing, true) {
+                return;
+            }
+        }
+        loop {
+            {
+                let mut inner = self.lock();
+                if !std::mem::take(&mut inner.sync_again) {
+                    inner.syncing = false;
+                    return;
+                }
+            }
+            self.sync_once();
+        }
+    }
+
+    fn sync_once(&self) {
         let (rolled, active, end) = {
             let mut inner = self.lock();
             let nothing_new = inner.synced_offset == inner.end_offset && inner.unsynced_rolled.is_empty();
@@ -347,7 +379,7 @@ impl PartitionLog {
         known.checked_sub(1).map_or(-1, |at| inner.epochs[at].epoch)
     }
 
-    /// Syncs and marks everything as it stands; for a clean stop.
+    /// Syncs and marks everything as it stands; for a clean stop, when no flusher is at work.
     pub fn close(&self) {
         self.sync_now();
     }
