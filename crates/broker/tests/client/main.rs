@@ -1,0 +1,21 @@
+//! What Kafka clients need from a broker: one suite, run against ours and against Apache Kafka.
+//!
+//! `HOMING_TEST_BOOTSTRAP=host:9092 cargo test -p homing-broker --test client` runs it against
+//! that cluster; without the variable each test starts a broker of its own in a temporary
+//! directory. Only names that begin with `embedded_` need ours (they restart it or start
+//! several); against another cluster they say so and start ours all the same.
+//!
+//! The clients are librdkafka (through rdkafka), kcat (Debian's, with its own older
+//! librdkafka), and for what those hide a few requests written by hand (`wire`).
+
+mod admin;
+mod consume;
+mod embedded;
+mod group_offsets;
+mod group_tools;
+mod kcat;
+mod kill;
+mod produce;
+mod rebalance;
+mod support;
+mod wire;
