@@ -37,7 +37,6 @@ pub(crate) struct TopicFacts {
 /// A client that asks and creates, and neither produces nor consumes.
 pub(crate) struct Admin {
     raw: NonNull<ffi::rd_kafka_t>,
-    queue: Option<Queue>,
     wait: Duration,
 }
 
@@ -72,8 +71,7 @@ impl Admin {
                 let reason = native::text(errstr.as_ptr());
                 return Err(NativeError { reason, ..NativeError::of("open an admin client", code) }.into());
             };
-            let queue = Queue::adopt(ffi::rd_kafka_queue_new(raw.as_ptr()));
-            Ok(Self { raw, queue, wait })
+            Ok(Self { raw, wait })
         }
     }
 
@@ -246,7 +244,11 @@ impl Admin {
         question: impl FnOnce(*const ffi::rd_kafka_AdminOptions_t, *mut ffi::rd_kafka_queue_t),
         answer: impl FnOnce(*mut ffi::rd_kafka_event_t) -> Result<T, NativeError>,
     ) -> Result<T, NativeError> {
-        let queue = self.queue.as_ref().expect("an admin client has its queue until it is dropped").as_ptr();
+        // A queue of its own: the answer to an earlier question may still come, long after its time.
+        // SAFETY: the handle is live; the new queue's ownership passes to the wrapper.
+        let queue = unsafe { Queue::adopt(ffi::rd_kafka_queue_new(self.raw.as_ptr())) }
+            .ok_or_else(|| NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__FAIL as i32))?;
+        let queue = &queue;
         let mut errstr = [0 as c_char; 128];
         let wait = native::millis(self.wait);
         // SAFETY: options live through the question; the event is destroyed once, after the answer.
@@ -257,10 +259,10 @@ impl Admin {
                 let (out, len) = (errstr.as_mut_ptr(), errstr.len());
                 ffi::rd_kafka_AdminOptions_set_operation_timeout(options, wait, out, len);
             }
-            question(options, queue);
+            question(options, queue.as_ptr());
             ffi::rd_kafka_AdminOptions_destroy(options);
-            // Every question is answered, at the latest with a time-out of its own.
-            let event = ffi::rd_kafka_queue_poll(queue, -1);
+            // The client's own time-out does not always come (2.12: no broker connected).
+            let event = ffi::rd_kafka_queue_poll(queue.as_ptr(), wait);
             if event.is_null() {
                 return Err(NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__TIMED_OUT as i32));
             }
@@ -279,7 +281,6 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        self.queue = None;
         // SAFETY: the handle is live and not used after this.
         unsafe { ffi::rd_kafka_destroy(self.raw.as_ptr()) }
     }

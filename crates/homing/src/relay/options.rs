@@ -29,8 +29,8 @@ pub struct RelayOptions {
     /// How long a stop waits for acknowledgements; default 10 s. What is not
     /// acknowledged then stays unsettled and is the next relay's.
     pub drain_timeout: Duration,
-    /// How long one question to Kafka waits for its answer; default 5 s. Must be
-    /// shorter than the lease.
+    /// How long one question to Kafka waits for its answer; default 2 s, at most a
+    /// third of the lease, which is not renewed meanwhile.
     pub request_timeout: Duration,
     /// How often the cluster id, the topics' ids and their partition counts are
     /// looked at again while all is well; default 10 s. A change is seen at most
@@ -74,7 +74,7 @@ impl Default for RelayOptions {
             poll_min: Duration::from_millis(1),
             poll_max: Duration::from_millis(50),
             drain_timeout: Duration::from_secs(10),
-            request_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(2),
             pins_every: Duration::from_secs(10),
             retry_max: Duration::from_secs(1),
             prune: Some(PruneOptions::default()),
@@ -106,6 +106,7 @@ impl RelayOptions {
             (self.poll_max >= self.poll_min, "poll_max must be at least poll_min"),
             (self.lease >= Duration::from_millis(100), "lease must be at least 100 ms"),
             (self.request_timeout >= Duration::from_millis(10), "request_timeout must be at least 10 ms"),
+            (self.request_timeout * 3 <= self.lease, "request_timeout must be at most a third of lease"),
             (!self.retry_max.is_zero(), "retry_max must be more than 0"),
             (self.repair_rows_per_second >= 1, "repair_rows_per_second must be at least 1"),
         ];

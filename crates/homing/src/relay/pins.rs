@@ -48,7 +48,7 @@ impl Session<'_> {
     /// Looks at the pins when it is time to; trouble with it is only noted.
     pub fn look_at_pins(&mut self) -> Result<(), Halt> {
         let every = if self.pins.doubt { DOUBT_EVERY } else { self.ground.options.pins_every };
-        if self.pins.looked_at.is_some_and(|at| at.elapsed() < every) {
+        if self.drain_until.is_some() || self.pins.looked_at.is_some_and(|at| at.elapsed() < every) {
             return Ok(());
         }
         match self.check_pins() {

@@ -86,8 +86,8 @@ impl Bench {
 
     pub fn options(&self) -> RelayOptions {
         RelayOptions {
-            lease: Duration::from_millis(500),
-            request_timeout: Duration::from_secs(2),
+            lease: Duration::from_millis(1500),
+            request_timeout: Duration::from_millis(500),
             drain_timeout: Duration::from_secs(30),
             retry_max: Duration::from_millis(200),
             ..RelayOptions::default()
