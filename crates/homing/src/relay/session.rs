@@ -152,11 +152,11 @@ impl<'a> Session<'a> {
 
     /// One turn of the loop; true when asked to stop and nothing is under way.
     fn turn(&mut self) -> Result<bool, Halt> {
-        self.keep_alive()?;
         let stopping = self.stopping();
         if stopping && self.flights.is_empty() {
             return Ok(true);
         }
+        self.go_on()?;
         if self.failure.is_some() {
             self.recover()?;
         }
