@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a [`super::Coordinator`] allows its groups.
+/// What the group coordinator allows its groups.
 ///
 /// Field names follow the broker settings of Apache Kafka 4 they stand for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -256,9 +256,8 @@ pub fn places(consumers: &[&Group], what: &str, mut done: impl FnMut() -> bool) 
     let start = Instant::now();
     super::eventually(what, || {
         for consumer in consumers {
-            match consumer.0.poll(Duration::from_millis(1)) {
-                Some(Err(error)) => panic!("{what}: {error}"),
-                Some(Ok(_)) | None => {}
+            if let Some(Err(error)) = consumer.0.poll(Duration::from_millis(1)) {
+                panic!("{what}: {error}");
             }
         }
         done().then_some(())
