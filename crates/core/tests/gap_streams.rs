@@ -157,3 +157,16 @@ fn a_voided_number_behind_a_gap_never_lowers_the_highest() {
     assert_eq!(lane.highest(), Some(Seq(6)));
     assert_eq!(said, [Observation::GapOpened { from: Seq(1), to: Seq(4) }]);
 }
+
+#[test]
+fn a_reader_that_starts_mid_lane_says_what_it_cannot_judge() {
+    let start = |seq| {
+        let mut lane = LaneDetector::new(StartPolicy::MidLane, Limits::default());
+        let (crc, flags, mut said) = (PayloadCrc(0), Flags::default(), Vec::new());
+        let seen = Seen { seq: Seq(seq), id: None, crc, data_crc: crc, offset: Offset(9), flags, at_ms: 0 };
+        lane.observe(&seen, &mut said);
+        said
+    };
+    assert_eq!(start(7), [Observation::UnverifiedBefore(Seq(7)), Observation::Advanced]);
+    assert_eq!(start(1), [Observation::Advanced]);
+}
