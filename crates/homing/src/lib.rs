@@ -12,6 +12,7 @@ pub mod kafka;
 mod liveness;
 pub mod outbox;
 pub mod relay;
+pub mod sender;
 pub mod shutdown;
 pub mod testing;
 
@@ -22,4 +23,5 @@ pub use homing_core::{Epoch, Header, Lane, Message, Offset, Partition, Seq, Stre
 pub use kafka::config::{ConfigError, KafkaConfig};
 pub use outbox::{Outbox, OutboxError, OutboxStats, Receipt, SqliteOutbox};
 pub use relay::{Relay, RelayError, RelayOptions, RelayStatus, RelaySummary};
+pub use sender::{SendError, Sender, SenderOptions};
 pub use shutdown::Shutdown;

@@ -1,0 +1,163 @@
+//! The watcher: learns which stored rows have an end, and completes their sends.
+
+use super::SendError;
+use super::completion::Completion;
+use crate::outbox::signals::Bell;
+use crate::outbox::sqlite::FateReader;
+use crate::outbox::{Fate, OutboxError, RowId, SqliteOutbox};
+use crate::relay::RelayError;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The stored rows that wait for their end; shared by writer, watcher and sender.
+#[derive(Clone, Default)]
+pub(super) struct Watch {
+    inner: Arc<(Mutex<Waiting>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    rows: BTreeMap<RowId, Completion>,
+    /// Taken by the writer and neither stored nor failed.
+    taken: usize,
+    writer_done: bool,
+    /// Set by `close`: when waiting for receipts ends.
+    until: Option<Instant>,
+}
+
+impl Watch {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.inner.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn pending(&self) -> usize {
+        let waiting = self.lock();
+        waiting.rows.len() + waiting.taken
+    }
+
+    pub fn taken(&self, jobs: usize) {
+        self.lock().taken += jobs;
+    }
+
+    pub fn not_stored(&self, jobs: usize) {
+        self.lock().taken -= jobs;
+    }
+
+    pub fn stored(&self, rows: impl Iterator<Item = (RowId, Completion)>) {
+        let mut waiting = self.lock();
+        for (row, mut completion) in rows {
+            completion.stored(row);
+            waiting.rows.insert(row, completion);
+            waiting.taken -= 1;
+        }
+        drop(waiting);
+        self.inner.1.notify_all();
+    }
+
+    pub fn writer_done(&self) {
+        self.lock().writer_done = true;
+        self.inner.1.notify_all();
+    }
+
+    /// Asks the watcher to end when nothing waits, at the latest after `timeout`.
+    pub fn close(&self, timeout: Duration) {
+        self.lock().until = Some(Instant::now() + timeout);
+        self.inner.1.notify_all();
+    }
+
+    /// Waits until rows wait for their end; false when there will be none.
+    fn wait_for_rows(&self) -> bool {
+        let mut waiting = self.lock();
+        loop {
+            let over = waiting.until.is_some_and(|until| Instant::now() >= until);
+            if (waiting.writer_done && waiting.rows.is_empty()) || (over && waiting.writer_done) {
+                return false;
+            }
+            if !waiting.rows.is_empty() {
+                return true;
+            }
+            waiting = self.inner.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn through(&self, last: RowId) -> Vec<RowId> {
+        self.lock().rows.range(..=last).map(|(row, _)| *row).collect()
+    }
+
+    fn take(&self, row: RowId) -> Option<Completion> {
+        self.lock().rows.remove(&row)
+    }
+
+    fn take_all(&self) -> BTreeMap<RowId, Completion> {
+        std::mem::take(&mut self.lock().rows)
+    }
+}
+
+pub(super) struct Watcher {
+    reader: FateReader,
+    watch: Watch,
+    settled: Bell,
+    stopped: Arc<OnceLock<Arc<RelayError>>>,
+    poll_max: Duration,
+}
+
+impl Watcher {
+    pub fn new(
+        outbox: &SqliteOutbox,
+        watch: Watch,
+        stopped: Arc<OnceLock<Arc<RelayError>>>,
+        poll_max: Duration,
+    ) -> Result<Self, OutboxError> {
+        let settled = outbox.signals().settled.clone();
+        Ok(Self { reader: outbox.fate_reader()?, watch, settled, stopped, poll_max })
+    }
+
+    pub fn run(self) {
+        let mut pause = Duration::from_millis(1);
+        while self.watch.wait_for_rows() {
+            let heard = self.settled.count();
+            let completed = match self.complete_decided() {
+                Ok(completed) => completed,
+                Err(error) => {
+                    tracing::warn!(%error, "receipts cannot be read, trying again");
+                    0
+                }
+            };
+            if let Some(error) = self.stopped.get() {
+                for (row, completion) in self.watch.take_all() {
+                    completion.complete(Err(SendError::RelayStopped { row, error: Arc::clone(error) }));
+                }
+            }
+            if completed > 0 {
+                pause = Duration::from_millis(1);
+                continue;
+            }
+            self.settled.wait(heard, pause);
+            pause = (pause * 2).min(self.poll_max);
+        }
+        // Those still waiting hear that they are stored and will be delivered.
+        drop(self.watch.take_all());
+    }
+
+    fn complete_decided(&self) -> Result<usize, OutboxError> {
+        let rows = self.watch.through(self.reader.decided_through()?);
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        for (row, fate) in self.reader.fates(&rows)? {
+            let Some(completion) = self.watch.take(row) else { continue };
+            completion.complete(match fate {
+                Fate::Delivered(receipt) => Ok(receipt),
+                Fate::DeadLetter { code, reason } => Err(SendError::DeadLetter { row, code, reason }),
+            });
+        }
+        // Whatever is decided and has no fate any more was pruned.
+        for row in &rows {
+            if let Some(completion) = self.watch.take(*row) {
+                completion.complete(Err(SendError::ReceiptGone { row: *row }));
+            }
+        }
+        Ok(rows.len())
+    }
+}

@@ -1,0 +1,173 @@
+//! Sending with receipts: sync, callback, future; in one process or with a relay elsewhere; the examples run.
+
+mod relay_bench;
+
+#[path = "../examples/async_send.rs"]
+#[allow(dead_code)]
+mod async_send;
+#[path = "../examples/create_user_and_send.rs"]
+#[allow(dead_code)]
+mod create_user_and_send;
+#[path = "../examples/sync_send.rs"]
+#[allow(dead_code)]
+mod sync_send;
+
+use homing::{Message, Retry, SendError, Sender, SenderOptions};
+use relay_bench::{Bench, message, wait_until};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+fn sender(bench: &Bench) -> Sender {
+    let relay = Some((bench.kafka.clone(), bench.options()));
+    Sender::open(bench.outbox.clone(), SenderOptions { relay, ..SenderOptions::default() }).unwrap()
+}
+
+#[test]
+fn a_sync_send_returns_where_the_message_is() {
+    let bench = Bench::new();
+    let sender = sender(&bench);
+    for n in 0..20 {
+        let receipt = sender.send(message(n % 3, n)).unwrap();
+        assert_eq!(receipt.topic.as_str(), "orders");
+        assert_eq!(receipt.stream.as_str(), "shop");
+        let record = bench
+            .records()
+            .into_iter()
+            .find(|r| (r.partition, r.offset) == (receipt.partition.0, receipt.offset.0))
+            .unwrap();
+        assert_eq!((record.seq, record.id), (receipt.seq.0, receipt.id));
+        assert_eq!(record.payload.unwrap(), n.to_string().into_bytes());
+    }
+    sender.close();
+    bench.assert_each_row_once_in_order(20);
+}
+
+#[test]
+fn callbacks_of_many_threads_each_come_once() {
+    let bench = Bench::new();
+    let sender = sender(&bench);
+    let (done, results) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for thread in 0..4usize {
+            let (done, sender) = (done.clone(), &sender);
+            scope.spawn(move || {
+                for n in 0..500 {
+                    let done = done.clone();
+                    let row = thread * 500 + n;
+                    sender
+                        .send_with(message(thread, row), move |result| done.send((row, result)).unwrap())
+                        .unwrap();
+                }
+            });
+        }
+    });
+    drop(done);
+    let mut rows: Vec<_> = (0..2000)
+        .map(|_| {
+            let (row, result) = results.recv_timeout(relay_bench::DEADLINE).unwrap();
+            result.unwrap();
+            row
+        })
+        .collect();
+    assert_eq!(sender.pending(), 0);
+    sender.close();
+    rows.sort_unstable();
+    assert_eq!(rows, (0..2000).collect::<Vec<_>>());
+    bench.assert_each_row_once_in_order(2000);
+}
+
+#[test]
+fn a_relay_in_another_place_gives_the_receipts_too() {
+    let bench = Bench::new();
+    let relay = bench.relay();
+    // A handle of its own shares no signal with the relay, as in another process.
+    let outbox = homing::SqliteOutbox::open(bench.outbox.path(), bench.outbox.stream()).unwrap();
+    let sender = Sender::open(outbox, SenderOptions::default()).unwrap();
+    for n in 0..10 {
+        sender.send(message(1, n)).unwrap();
+    }
+    sender.close();
+    relay.stop();
+    bench.assert_each_row_once_in_order(10);
+}
+
+#[test]
+fn a_send_that_cannot_be_delivered_says_so_and_whether_to_repeat_it() {
+    let bench = Bench::with(|kafka| kafka.create_topics = false);
+    let sender = sender(&bench);
+    let error = sender.send(message(1, 1)).unwrap_err();
+    assert!(matches!(&error, SendError::DeadLetter { code, .. } if code == "topic_missing"), "{error}");
+    assert_eq!(error.retry(), Retry::Never);
+    let error = sender.send(Message::new("orders").unwrap().header("homing-id", "x")).unwrap_err();
+    assert!(matches!(error, SendError::Message(_)), "{error}");
+    sender.close();
+}
+
+#[test]
+fn a_timeout_is_indeterminate_and_the_message_arrives_later() {
+    let bench = Bench::new();
+    let options = SenderOptions { send_timeout: Duration::from_millis(200), ..SenderOptions::default() };
+    let sender = Sender::open(bench.outbox.clone(), options).unwrap();
+    let error = sender.send(message(0, 0)).unwrap_err();
+    let SendError::TimedOut { row, .. } = error else { panic!("{error}") };
+    assert_eq!(error.retry(), Retry::Indeterminate);
+    let relay = bench.relay();
+    bench.wait_settled();
+    assert!(bench.outbox.receipt(row).unwrap().is_some());
+    relay.stop();
+    sender.close();
+}
+
+#[test]
+fn closing_stores_what_was_taken_and_answers_every_callback() {
+    let bench = Bench::new();
+    let options = SenderOptions { close_timeout: Duration::from_millis(300), ..SenderOptions::default() };
+    let sender = Sender::open(bench.outbox.clone(), options).unwrap();
+    let (done, results) = mpsc::channel();
+    for n in 0..300 {
+        let done = done.clone();
+        sender.send_with(message(n % 5, n), move |result| done.send(result).unwrap()).unwrap();
+    }
+    let began = Instant::now();
+    sender.close();
+    assert!(began.elapsed() < Duration::from_secs(20));
+    drop(done);
+    let results: Vec<_> = results.iter().collect();
+    assert_eq!(results.len(), 300);
+    assert!(results.iter().all(|r| matches!(r, Err(SendError::ClosedStored { .. }))), "{:?}", results[0]);
+    let relay = bench.relay();
+    bench.wait_settled();
+    relay.stop();
+    bench.assert_each_row_once_in_order(300);
+}
+
+#[test]
+fn a_send_waits_for_another_writer_of_the_database() {
+    let bench = Bench::new();
+    let blocker = bench.outbox.connect().unwrap();
+    let sender = Sender::open(bench.outbox.clone(), SenderOptions::default()).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let waiting = sender.send_async(message(0, 0));
+    assert_eq!(bench.outbox.stats().unwrap().rows, 0);
+    blocker.execute_batch("COMMIT").unwrap();
+    wait_until("it is stored", || bench.outbox.stats().unwrap().rows == 1);
+    drop(waiting);
+    let relay = bench.relay();
+    bench.wait_settled();
+    relay.stop();
+    sender.close();
+}
+
+#[test]
+fn the_examples_do_what_they_say() {
+    let bench = Bench::new();
+    let bootstrap = bench.addr.to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let receipt = create_user_and_send::run(&bootstrap, dir.path()).unwrap();
+    assert_eq!((receipt.topic.as_str(), receipt.seq.0), ("users", 1));
+    let dir = tempfile::tempdir().unwrap();
+    let receipts = sync_send::run(&bootstrap, dir.path()).unwrap();
+    assert_eq!(receipts.iter().map(|r| r.seq.0).collect::<Vec<_>>(), [1, 2, 3]);
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(async_send::run(&bootstrap, dir.path()).unwrap(), 1000);
+}
