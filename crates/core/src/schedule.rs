@@ -206,14 +206,14 @@ impl<T> Lanes<T> {
     }
 
     /// Moves up to `max` jobs that may start to `out`: whole runs, one lane's jobs side by side.
-    pub fn take(&mut self, max: usize, out: &mut Vec<Taken<T>>) {
+    pub fn take(&mut self, max: usize, out: &mut impl Extend<Taken<T>>) {
         let mut left = max;
         while left > 0 {
             match self.ready.pop_front() {
                 None => return,
                 Some(Turn::Job(node)) => {
                     let (job, _) = self.remove(node);
-                    out.push(Taken { lane: None, job });
+                    out.extend(Some(Taken { lane: None, job }));
                     left -= 1;
                 }
                 Some(Turn::Lane(id)) => left -= self.take_run(id, left, out),
@@ -221,12 +221,12 @@ impl<T> Lanes<T> {
         }
     }
 
-    fn take_run(&mut self, id: u32, max: usize, out: &mut Vec<Taken<T>>) -> usize {
+    fn take_run(&mut self, id: u32, max: usize, out: &mut impl Extend<Taken<T>>) -> usize {
         let mut node = self.lanes[id as usize].head;
         let mut count = 0;
         while node != NONE && count < max {
             let (job, next) = self.remove(node);
-            out.push(Taken { lane: Some(LaneId(id)), job });
+            out.extend(Some(Taken { lane: Some(LaneId(id)), job }));
             node = next;
             count += 1;
         }

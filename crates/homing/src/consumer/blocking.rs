@@ -1,6 +1,7 @@
 //! Workers for blocking handlers: threads that take chunks of records and handle them in order.
 
 use super::attempt::{Blocked, Judge, Lane};
+use super::desk::Desk;
 use super::dispatch::{ChunkSize, Job, Met, Report, Then};
 use super::outcome::{BatchOutcome, Outcome};
 use crate::kafka::record::Record;
@@ -16,7 +17,7 @@ const REPORT_AFTER: Duration = Duration::from_millis(1);
 /// Handles a chunk; what it does not finish it puts back.
 pub(crate) trait Work: Send + Sync + 'static {
     fn chunk_size(&self) -> ChunkSize;
-    fn chunk(&self, judge: &Judge, taken: &mut Vec<Taken<Job>>, report: &mut Report);
+    fn chunk(&self, judge: &Judge, desk: &Desk, report: &mut Report);
 }
 
 /// Starts the workers; they end when the dispatch is stopped.
@@ -31,16 +32,15 @@ pub(crate) fn start<W: Work>(
             let (work, judge) = (Arc::clone(&work), Arc::clone(judge));
             std::thread::Builder::new()
                 .name(format!("homing-work-{index}"))
-                .spawn(move || run(&*work, &judge))
+                .spawn(move || run(&*work, &judge, index))
         })
         .collect()
 }
 
-fn run<W: Work>(work: &W, judge: &Judge) {
-    let (mut report, mut taken) = (Report::default(), Vec::new());
-    while judge.dispatch.meet(&mut report, work.chunk_size(), &mut taken) == Met::Work {
-        work.chunk(judge, &mut taken, &mut report);
-        taken.clear();
+fn run<W: Work>(work: &W, judge: &Judge, index: usize) {
+    let (mut report, desk) = (Report::default(), judge.dispatch.desk(index));
+    while judge.dispatch.meet(&mut report, work.chunk_size(), desk) == Met::Work {
+        work.chunk(judge, desk, &mut report);
     }
 }
 
@@ -52,21 +52,16 @@ impl<H: Fn(&Record) -> Outcome + Send + Sync + 'static> Work for Single<H> {
         ChunkSize::ByTime
     }
 
-    fn chunk(&self, judge: &Judge, taken: &mut Vec<Taken<Job>>, report: &mut Report) {
-        one_by_one(judge, taken, report, &self.0);
+    fn chunk(&self, judge: &Judge, desk: &Desk, report: &mut Report) {
+        one_by_one(judge, desk, report, &self.0);
     }
 }
 
-fn one_by_one(
-    judge: &Judge,
-    taken: &mut Vec<Taken<Job>>,
-    report: &mut Report,
-    handler: impl Fn(&Record) -> Outcome,
-) {
+fn one_by_one(judge: &Judge, desk: &Desk, report: &mut Report, handler: impl Fn(&Record) -> Outcome) {
     let recall = judge.dispatch.recall();
     let mut walk = Walk::default();
     let mut since = Instant::now();
-    for Taken { lane, job } in taken.drain(..) {
+    while let Some(Taken { lane, job }) = desk.next() {
         walk.enter(lane, report);
         let Some(job) = walk.may_start(judge, report, lane, job, recall) else { continue };
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&job.record)))
@@ -158,12 +153,13 @@ impl<H: Fn(&[&Record]) -> BatchOutcome + Send + Sync + 'static> Work for Batch<H
         ChunkSize::UpTo(self.records_max)
     }
 
-    fn chunk(&self, judge: &Judge, taken: &mut Vec<Taken<Job>>, report: &mut Report) {
+    fn chunk(&self, judge: &Judge, desk: &Desk, report: &mut Report) {
         if judge.parked.any() {
             // Some of these may have to follow a parked key: rare, so look at each on its own.
             let only = |record: &Record| self.call(&[record]).pop().expect("one outcome for one record");
-            return one_by_one(judge, taken, report, only);
+            return one_by_one(judge, desk, report, only);
         }
+        let mut taken = desk.all();
         let begun = Instant::now();
         let outcomes = {
             let records: Vec<&Record> = taken.iter().map(|taken| &*taken.job.record).collect();

@@ -15,6 +15,7 @@ use super::dispatch::Aside;
 use super::error::ConsumerError;
 use super::status::ConsumerStatus;
 use crate::kafka::acked_producer::{AckedProducer, Outgoing, SendError};
+use crate::kafka::admin::Admin;
 use crate::kafka::bell::Bell;
 use crate::kafka::config::KafkaConfig;
 use crate::testing::Steps;
@@ -45,6 +46,8 @@ pub mod header {
 const REASON_BYTES_MAX: usize = 2048;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long making the topic may keep the poll thread.
+const CREATE_WAIT: Duration = Duration::from_secs(5);
 
 struct Pending {
     aside: Aside,
@@ -168,6 +171,7 @@ impl DeadLetters {
                 deliveries.lock().unwrap_or_else(PoisonError::into_inner).push((tag, outcome));
                 bell.ring();
             });
+            self.create_topic();
             self.producer = Some(AckedProducer::open(&self.config, on_delivery)?);
         }
         let (Some(producer), Some(pending), Some(topic)) =
@@ -193,6 +197,18 @@ impl DeadLetters {
         pending.retry_at = None;
         self.steps.reached("consumer.dead_letter_sent");
         Ok(())
+    }
+
+    /// Creates the topic where the settings say so. If that fails, so does the first send, and
+    /// both are tried again.
+    fn create_topic(&self) {
+        let Some(topic) = self.topic.as_ref().filter(|_| self.config.create_topics) else { return };
+        let created = Admin::open(&self.config, CREATE_WAIT)
+            .map_err(|error| error.to_string())
+            .and_then(|admin| admin.create_topic(topic, &self.config).map_err(|error| error.to_string()));
+        if let Err(error) = created {
+            tracing::warn!(%topic, error, "create the dead-letter topic");
+        }
     }
 
     fn failed(&mut self, tag: u64, error: &SendError) {

@@ -10,6 +10,7 @@
 //! epoch. Jobs of a closed slot are never handed out again: what a worker puts
 //! back for it is released instead.
 
+use super::desk::{Desk, Supervisor};
 use super::error::ConsumerError;
 use crate::kafka::bell::Bell;
 use crate::kafka::native_call::SharedClient;
@@ -161,6 +162,8 @@ pub(crate) struct Dispatch {
     /// Rises when slots close or all stops, so that workers give back what they have not begun.
     recall: AtomicU64,
     started: Instant,
+    /// One for each blocking worker.
+    desks: Vec<Desk>,
     /// Closed only after every record that lies here or with a worker is dropped: destroying a
     /// client waits for its records. Hence the last field, and every worker holds the dispatch.
     _client: SharedClient,
@@ -192,7 +195,7 @@ const CHUNK_NS: u64 = 100_000;
 const CHUNK_MAX: u64 = 128;
 
 impl Dispatch {
-    pub fn new(bell: Arc<Bell>, client: SharedClient) -> Self {
+    pub fn new(bell: Arc<Bell>, client: SharedClient, desks: usize) -> Self {
         let state = State {
             lanes: Lanes::new(),
             collected: Collected::default(),
@@ -211,6 +214,7 @@ impl Dispatch {
             wanted: AtomicUsize::new(0),
             recall: AtomicU64::new(0),
             started: Instant::now(),
+            desks: std::iter::repeat_with(Desk::default).take(desks).collect(),
             _client: client,
         }
     }
@@ -233,14 +237,14 @@ impl Dispatch {
     // ---- the workers' side ----
 
     /// Hands a report in and takes the next chunk, waiting for one.
-    pub fn meet(&self, report: &mut Report, size: ChunkSize, taken: &mut Vec<Taken<Job>>) -> Met {
+    pub fn meet(&self, report: &mut Report, size: ChunkSize, desk: &Desk) -> Met {
         let mut state = self.lock();
         self.hand_in(&mut state, report);
         loop {
             if state.stopped {
                 return Met::Stopped;
             }
-            if state.take_chunk(size, taken) {
+            if state.take_chunk(size, desk) {
                 self.wake_another(&state);
                 return Met::Work;
             }
@@ -350,6 +354,22 @@ impl Dispatch {
         state.collected.finished.len() + state.collected.aside.len() + state.collected.released.len()
     }
 
+    /// The desk of a worker.
+    pub fn desk(&self, worker: usize) -> &Desk {
+        &self.desks[worker]
+    }
+
+    /// Hands to others what lies on the desks of workers that are stuck in a handler.
+    pub fn supervise(&self, supervisor: &mut Supervisor) {
+        let mut report = Report::default();
+        supervisor.look(&self.desks, &mut report);
+        if !report.is_empty() {
+            let mut state = self.lock();
+            self.hand_in(&mut state, &mut report);
+            self.wake(state);
+        }
+    }
+
     /// Makes due retries ready; says when the next is due.
     pub fn wake_due(&self) -> Option<u64> {
         let now_ms = self.now_ms();
@@ -419,7 +439,7 @@ impl State {
         (self.lanes.waiting() as u64).saturating_mul(self.handler_ns)
     }
 
-    fn take_chunk(&mut self, size: ChunkSize, taken: &mut Vec<Taken<Job>>) -> bool {
+    fn take_chunk(&mut self, size: ChunkSize, desk: &Desk) -> bool {
         if self.halted || !self.lanes.has_ready() {
             return false;
         }
@@ -431,8 +451,7 @@ impl State {
                 share.min((CHUNK_NS / self.handler_ns).clamp(1, CHUNK_MAX) as usize)
             }
         };
-        self.lanes.take(chunk, taken);
-        !taken.is_empty()
+        desk.lay(|pile| self.lanes.take(chunk, pile))
     }
 
     fn take_back(&mut self, Returned { lane, mut jobs, then }: Returned) {

@@ -8,6 +8,7 @@
 use super::attempt::Judge;
 use super::commit::Commits;
 use super::dead_letter::DeadLetters;
+use super::desk::Supervisor;
 use super::dispatch::{Aside, Collected, Dispatch, Finished, Held, Job, SlotIndex};
 use super::error::ConsumerError;
 use super::options::{ConsumerOptions, SetAside};
@@ -54,6 +55,7 @@ pub(crate) struct Intake {
     /// Since when the limits have kept records out.
     full_since: Option<Instant>,
     pub due: Option<u64>,
+    supervisor: Supervisor,
     /// Dropped last: it cannot be closed before its records.
     pub client: SharedClient,
 }
@@ -105,6 +107,7 @@ impl Intake {
             done: Vec::new(),
             full_since: None,
             due: None,
+            supervisor: Supervisor::default(),
         }
     }
 
@@ -121,6 +124,7 @@ impl Intake {
             self.commits.tick(&mut self.slots);
             self.watch_windows();
             let more = self.take_in()?;
+            self.dispatch.supervise(&mut self.supervisor);
             self.due = self.dispatch.wake_due();
             self.publish();
             if !more {

@@ -37,6 +37,7 @@ mod blocking;
 mod commit;
 mod continuity;
 pub mod dead_letter;
+mod desk;
 mod dispatch;
 mod error;
 mod group;
@@ -206,7 +207,7 @@ impl Consumer {
         let poll_interval_max = Duration::from_millis(poll_interval_ms.unwrap_or(300_000));
         let bell = Arc::<Bell>::default();
         let client = Client::open(settings.config_map(), Some(Arc::clone(&bell)))?;
-        let dispatch = Arc::new(Dispatch::new(Arc::clone(&bell), Arc::clone(&client)));
+        let dispatch = Arc::new(Dispatch::new(Arc::clone(&bell), Arc::clone(&client), options.workers));
         let judge = Arc::new(Judge::new(
             Arc::clone(&dispatch),
             Arc::<Parked>::default(),
