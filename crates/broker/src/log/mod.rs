@@ -24,6 +24,8 @@ mod retention;
 mod segment;
 #[cfg(test)]
 mod sync_tests;
+#[cfg(test)]
+mod tests;
 
 pub use reading::{Read, ReadError};
 pub use recovery::OnDamage;
@@ -362,14 +364,19 @@ impl PartitionLog {
         self.lock().config = config;
     }
 
-    /// The last offset of `epoch` or the newest below it: (epoch, offset behind its last record).
-    /// (-1, -1) when the log knows no such epoch.
+    /// Where `epoch` ended: (epoch, offset behind its last record), as Apache Kafka's
+    /// `LeaderEpochFileCache.endOffsetFor`. An epoch without records here is answered with the
+    /// newest below it, one from before the log's start with that start; (-1, -1) for an epoch
+    /// that is yet to come.
     pub fn end_of_epoch(&self, epoch: i32) -> (i32, i64) {
         let inner = self.lock();
         let known = inner.epochs.partition_point(|start| start.epoch <= epoch);
-        let Some(found) = known.checked_sub(1) else { return (-1, -1) };
-        let end = inner.epochs.get(known).map_or(inner.high_watermark, |next| next.offset);
-        (inner.epochs[found].epoch, end)
+        match (known.checked_sub(1).map(|at| inner.epochs[at].epoch), inner.epochs.get(known)) {
+            (Some(found), Some(next)) => (found, next.offset),
+            (Some(latest), None) if latest == epoch => (latest, inner.high_watermark),
+            (None, Some(first)) => (epoch, first.offset),
+            (Some(_) | None, None) => (-1, -1),
+        }
     }
 
     /// The leader epoch that the record at `offset` was written in; -1 when it is not known.
@@ -408,7 +415,7 @@ impl Inner {
         let active = self.segments.last_mut().expect("a log has at least one segment");
         active.append(&header, &bytes)?;
         active.first_appended_ms.get_or_insert(now_ms);
-        self.producers.appended(&header, header.base_offset);
+        self.producers.appended(&header, header.base_offset, now_ms);
         self.end_offset = header.last_offset() + 1;
         Ok(())
     }

@@ -23,7 +23,7 @@ struct Appended {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Producer {
     epoch: i16,
-    last_timestamp: i64,
+    last_appended_ms: i64,
     batches: VecDeque<Appended>,
 }
 
@@ -76,14 +76,16 @@ impl Producers {
         }
     }
 
-    /// Remembers a batch that was appended at `base_offset`.
-    pub fn appended(&mut self, batch: &BatchHeader, base_offset: i64) {
+    /// Remembers a batch that was appended at `base_offset` at `now_ms`. The batch's own
+    /// timestamps are the client's and may lie years back: by them a busy producer would be
+    /// forgotten at once.
+    pub fn appended(&mut self, batch: &BatchHeader, base_offset: i64, now_ms: i64) {
         if !batch.is_idempotent() {
             return;
         }
         let producer = self.by_id.entry(batch.producer_id).or_insert_with(|| Producer {
             epoch: batch.producer_epoch,
-            last_timestamp: batch.max_timestamp,
+            last_appended_ms: now_ms,
             batches: VecDeque::new(),
         });
         if producer.epoch != batch.producer_epoch {
@@ -93,7 +95,7 @@ impl Producers {
         if producer.batches.len() == BATCHES_KEPT {
             producer.batches.pop_front();
         }
-        producer.last_timestamp = producer.last_timestamp.max(batch.max_timestamp);
+        producer.last_appended_ms = producer.last_appended_ms.max(now_ms);
         producer.batches.push_back(Appended {
             first_sequence: batch.base_sequence,
             last_sequence: batch.last_sequence(),
@@ -101,9 +103,9 @@ impl Producers {
         });
     }
 
-    /// Forgets producers whose last record is older than `before_ms` (`producer.id.expiration.ms`, P17).
+    /// Forgets producers that appended nothing since `before_ms` (`producer.id.expiration.ms`, P17).
     pub fn forget_before(&mut self, before_ms: i64) {
-        self.by_id.retain(|_, producer| producer.last_timestamp >= before_ms);
+        self.by_id.retain(|_, producer| producer.last_appended_ms >= before_ms);
     }
 }
 
@@ -122,7 +124,7 @@ mod tests {
         for n in 0..7 {
             let batch = header(2, 0, n * 2);
             assert_eq!(producers.check(&batch), Ok(Sequenced::New));
-            producers.appended(&batch, i64::from(n) * 2);
+            producers.appended(&batch, i64::from(n) * 2, 0);
         }
         assert_eq!(producers.check(&header(2, 0, 12)), Ok(Sequenced::Duplicate(12)));
         assert_eq!(producers.check(&header(2, 0, 4)), Ok(Sequenced::Duplicate(4)));
@@ -135,7 +137,7 @@ mod tests {
     #[test]
     fn a_new_epoch_starts_at_zero_and_fences_the_old_one() {
         let mut producers = Producers::default();
-        producers.appended(&header(1, 1, 5), 0);
+        producers.appended(&header(1, 1, 5), 0, 0);
         assert_eq!(producers.check(&header(1, 0, 6)), Err(ResponseError::InvalidProducerEpoch));
         assert_eq!(producers.check(&header(1, 2, 3)), Err(ResponseError::OutOfOrderSequenceNumber));
         assert_eq!(producers.check(&header(1, 2, 0)), Ok(Sequenced::New));

@@ -47,7 +47,7 @@ impl PartitionLog {
     /// `OFFSET_OUT_OF_RANGE`; `CORRUPT_MESSAGE` for a batch whose checksum is wrong on disk;
     /// `KAFKA_STORAGE_ERROR` when the disk refuses.
     pub fn read(&self, offset: i64, bytes_max: usize, one_at_least: bool) -> Result<Read, ReadError> {
-        let (start_offset, high_watermark, span) = {
+        let (start_offset, high_watermark, spans) = {
             let inner = self.lock();
             let fail = |error| {
                 let (start_offset, high_watermark) = (inner.start_offset, inner.high_watermark);
@@ -58,29 +58,38 @@ impl PartitionLog {
             }
             let at =
                 inner.segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1);
-            let segment = &inner.segments[at];
-            let position = segment.place_of(offset).position;
-            (
-                inner.start_offset,
-                inner.high_watermark,
-                Span { file: segment.file(), position, end: segment.bytes },
-            )
+            // The one behind it too: where a damaged segment was cut short, offsets go on there.
+            let spans: Vec<Span> = inner.segments[at..]
+                .iter()
+                .filter(|segment| segment.bytes > 0)
+                .take(2)
+                .map(|segment| Span {
+                    file: segment.file(),
+                    position: segment.place_of(offset).position,
+                    end: segment.bytes,
+                })
+                .collect();
+            (inner.start_offset, inner.high_watermark, spans)
         };
-        if offset >= high_watermark {
-            return Ok(Read { records: Bytes::new(), start_offset, high_watermark });
-        }
         let limits = Limits { from: offset, to: high_watermark, bytes_max, one_at_least };
-        match read_span(&span, limits) {
-            Ok(records) => Ok(Read { records, start_offset, high_watermark }),
-            Err(error) => {
-                tracing::error!(dir = %self.dir.display(), offset, position = span.position, %error, "cannot read");
-                let error = match error.kind() {
-                    io::ErrorKind::InvalidData => ResponseError::CorruptMessage,
-                    _ => ResponseError::KafkaStorageError,
-                };
-                Err(ReadError { error, start_offset, high_watermark })
+        for span in spans {
+            if offset >= high_watermark {
+                break;
+            }
+            match read_span(&span, limits) {
+                Ok(None) => {}
+                Ok(Some(records)) => return Ok(Read { records, start_offset, high_watermark }),
+                Err(error) => {
+                    tracing::error!(dir = %self.dir.display(), offset, position = span.position, %error, "cannot read");
+                    let error = match error.kind() {
+                        io::ErrorKind::InvalidData => ResponseError::CorruptMessage,
+                        _ => ResponseError::KafkaStorageError,
+                    };
+                    return Err(ReadError { error, start_offset, high_watermark });
+                }
             }
         }
+        Ok(Read { records: Bytes::new(), start_offset, high_watermark })
     }
 
     /// The first record with this timestamp or later: (timestamp, offset).
@@ -128,14 +137,16 @@ struct Limits {
     one_at_least: bool,
 }
 
-/// Reads the batches of `span` that hold offsets of `limits`, each checked by its checksum.
-fn read_span(span: &Span, limits: Limits) -> io::Result<Bytes> {
+/// Reads the batches of `span` that hold offsets of `limits`, each checked by its checksum; none
+/// when the span ends before them.
+fn read_span(span: &Span, limits: Limits) -> io::Result<Option<Bytes>> {
     let mut position = span.position;
-    while let Some(header) = header_at(&span.file, position, span.end)? {
-        if header.last_offset() >= limits.from {
-            break;
+    loop {
+        match header_at(&span.file, position, span.end)? {
+            Some(header) if header.last_offset() >= limits.from => break,
+            Some(header) => position += header.bytes as u64,
+            None => return Ok(None),
         }
-        position += header.bytes as u64;
     }
     let available = usize::try_from(span.end - position).unwrap_or(usize::MAX);
     let mut buffer = vec![0; available.min(limits.bytes_max)];
@@ -143,15 +154,15 @@ fn read_span(span: &Span, limits: Limits) -> io::Result<Bytes> {
     let whole = whole_batches(&buffer, limits.to)?;
     if whole > 0 || !limits.one_at_least {
         buffer.truncate(whole);
-        return Ok(buffer.into());
+        return Ok(Some(buffer.into()));
     }
     match header_at(&span.file, position, span.end)? {
         Some(header) if header.last_offset() < limits.to => {
             let first = read_exact(&span.file, position, header.bytes)?;
             whole_batches(&first, limits.to)?;
-            Ok(first.into())
+            Ok(Some(first.into()))
         }
-        _ => Ok(Bytes::new()),
+        _ => Ok(Some(Bytes::new())),
     }
 }
 

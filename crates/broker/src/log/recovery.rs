@@ -90,7 +90,8 @@ impl Recovered {
     }
 
     fn note(&mut self, header: &BatchHeader) {
-        self.producers.appended(header, header.base_offset);
+        // When it was appended is not written down; counting from the start keeps it longest.
+        self.producers.appended(header, header.base_offset, crate::state::now_ms());
         if self.epochs.last().is_none_or(|last| last.epoch < header.leader_epoch) {
             self.epochs.push(EpochStart { epoch: header.leader_epoch, offset: header.base_offset });
         }
