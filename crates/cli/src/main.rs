@@ -1,2 +1,40 @@
-//! Placeholder.
-fn main() {}
+//! The `homing` command.
+
+mod cli;
+mod commands;
+mod config;
+mod endpoint;
+mod exit;
+mod input;
+mod logging;
+mod progress;
+mod record_json;
+mod signals;
+mod stdout;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let Cli { command, global } = Cli::parse();
+    logging::start(global.verbose, matches!(command, Command::Run(_) | Command::Broker(_)));
+    let ending = match command {
+        Command::Demo(flags) => commands::demo::run(&flags, &global),
+        Command::Init(flags) => commands::init::run(&flags, &global),
+        Command::Send(flags) => commands::send::run(&flags, &global),
+        Command::Run(flags) => commands::run::run(&flags, &global),
+        Command::Consume(flags) => commands::consume::run(&flags, &global),
+        Command::Status(flags) => commands::status::run(&flags, &global),
+        Command::Dlq(flags) => commands::dlq::run(&flags, &global),
+        Command::Broker(flags) => commands::broker::run(&flags, &global),
+        Command::DemoChild(flags) => commands::demo::run_child(&flags),
+    };
+    match ending {
+        Ok(outcome) => outcome.code().into(),
+        Err(failure) => {
+            eprintln!("{failure}");
+            2.into()
+        }
+    }
+}

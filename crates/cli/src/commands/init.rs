@@ -1,0 +1,100 @@
+//! `homing init`: a commented homing.toml and the outbox.
+
+use crate::cli::Global;
+use crate::config::template::{Chosen, render};
+use crate::config::{DEFAULT_FILE, Database, EMBEDDED, Settings, Sources};
+use crate::exit::{Ending, Failure, Outcome};
+use crate::stdout;
+use clap::Args;
+use homing::{SqliteOutbox, StreamName};
+use serde::Serialize;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Flags of `homing init`.
+#[derive(Debug, Args)]
+pub struct Flags {
+    /// The stream's name, for a new file
+    #[arg(long, value_name = "NAME", default_value = "orders")]
+    stream: String,
+    /// The database for the outbox, for a new file; it may be your application's [default: sqlite:STREAM.db]
+    #[arg(long, value_name = "sqlite:FILE")]
+    database: Option<String>,
+    /// The brokers, for a new file: host:port[,host:port] or embedded
+    #[arg(long, value_name = "BROKERS", default_value = EMBEDDED)]
+    bootstrap: String,
+    /// Only prints the SQL that creates the outbox
+    #[arg(long, conflicts_with = "print")]
+    sql: bool,
+    /// Only prints the commented file
+    #[arg(long)]
+    print: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    config: &'a Path,
+    config_written: bool,
+    stream: &'a str,
+    database: &'a Path,
+    outbox_created: bool,
+}
+
+const NEXT: &str = "
+next:
+  homing run                                    relays, until you stop it
+  echo hello | homing send --topic greetings    puts a message into the outbox
+  homing consume --topic greetings --group me   prints what arrived
+  homing status                                 tells what is on its way";
+
+/// Writes what is missing and keeps what is there.
+pub fn run(flags: &Flags, global: &Global) -> Ending {
+    let named =
+        StreamName::parse(&flags.stream).map_err(|error| Failure::new(format!("--stream: {error}")))?;
+    let database = flags.database.clone().unwrap_or_else(|| format!("sqlite:{named}.db"));
+    let chosen = Chosen { stream: named.as_str(), database: &database, bootstrap: &flags.bootstrap };
+    if flags.print {
+        return stdout::print(&render(chosen));
+    }
+    let path = global.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+    if flags.sql {
+        let stream = if path.exists() { Settings::load(&global.sources())?.stream()? } else { named };
+        return stdout::print(&SqliteOutbox::schema_sql(&stream));
+    }
+    let written = write_new(&path, &render(chosen))?;
+    let settings = Settings::load(&Sources { config: Some(path.clone()), ..global.sources() })?;
+    settings.check_kafka()?;
+    let (stream, Database(database)) = (settings.stream()?, settings.database()?);
+    let was_there = SqliteOutbox::open(&database, &stream).is_ok();
+    SqliteOutbox::create(&database, &stream)
+        .map_err(|error| Failure::new(format!("create the outbox in {}: {error}", database.display())))?;
+    if global.json {
+        stdout::json(&Report {
+            config: &path,
+            config_written: written,
+            stream: stream.as_str(),
+            database: &database,
+            outbox_created: !was_there,
+        })?;
+        return Ok(Outcome::Fine);
+    }
+    let verb = if written { "wrote" } else { "kept, as it was there already:" };
+    eprintln!("{verb} {}", path.display());
+    let verb = if was_there { "kept" } else { "created" };
+    eprintln!("{verb} the outbox of stream {stream} in {}", database.display());
+    eprintln!("{NEXT}");
+    Ok(Outcome::Fine)
+}
+
+/// Writes the file unless there is one; returns whether it did.
+fn write_new(path: &Path, text: &str) -> Result<bool, Failure> {
+    let failed = |error| Failure::new(format!("write {}: {error}", path.display()));
+    match std::fs::File::create_new(path) {
+        Ok(mut file) => {
+            file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}

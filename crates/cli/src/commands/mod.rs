@@ -1,0 +1,10 @@
+//! One file per command.
+
+pub mod broker;
+pub mod consume;
+pub mod demo;
+pub mod dlq;
+pub mod init;
+pub mod run;
+pub mod send;
+pub mod status;
