@@ -4,6 +4,7 @@ pub(crate) mod acked_producer;
 pub(crate) mod admin;
 pub mod bell;
 pub mod config;
+pub mod ensure;
 pub(crate) mod native;
 pub(crate) mod native_call;
 pub mod partition_list;
