@@ -8,5 +8,6 @@ pub mod bench;
 pub mod checker;
 pub mod effects;
 pub mod process;
+pub mod unsafe_arms;
 pub mod wire;
 pub mod workload;

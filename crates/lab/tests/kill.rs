@@ -3,7 +3,8 @@
 use homing::outbox::SqliteOutbox;
 use homing_broker::{Broker, BrokerOptions, RunningBroker};
 use homing_core::StreamName;
-use homing_lab::checker::{Report, check};
+use homing_lab::bench::broker::create_topic;
+use homing_lab::checker::{Committed, Report, check, check_unstamped};
 use homing_lab::process::{Ended, Worker};
 use homing_lab::{effects, wire, workload};
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ impl Scene {
     }
 
     fn worker(&self, role: &str, kill: Option<&str>) -> Worker {
-        let database = if role == "relay" { self.outbox_path() } else { self.effects_path() };
+        let database = if role.ends_with("relay") { self.outbox_path() } else { self.effects_path() };
         let bootstrap = self.broker.addr().to_string();
         let mut args = vec![role.to_owned(), bootstrap, database.to_str().unwrap().to_owned()];
         args.extend(kill.map(str::to_owned));
@@ -60,11 +61,16 @@ impl Scene {
         worker
     }
 
-    /// Lets unharmed workers finish what is left, then compares everything.
-    fn finish(mut self) -> Report {
+    /// Has the application stop; everything it committed.
+    fn stop_committing(&mut self) -> Vec<Committed> {
         self.enough.store(true, Ordering::Relaxed);
         self.application.take().unwrap().join().unwrap();
-        let committed = workload::committed(&self.outbox_path()).unwrap();
+        workload::committed(&self.outbox_path()).unwrap()
+    }
+
+    /// Lets unharmed workers finish what is left, then compares everything.
+    fn finish(mut self) -> Report {
+        let committed = self.stop_committing();
         let (mut relay, mut consumer) = (self.worker("relay", None), self.worker("consumer", None));
         let deadline = Instant::now() + PATIENCE;
         while effects::count(&self.effects_path()).unwrap() < committed.len() as i64
@@ -168,4 +174,59 @@ fn two_hundred_random_kills_lose_nothing_and_apply_every_order_once() {
     println!("{KILLS} random kills: {report}");
     assert!(report.committed > 500, "the application must have been at work: {report}");
     assert!(report.violations.is_empty(), "{report}");
+}
+
+/// Kills a worker of each given role over and over, then lets both finish; what took effect may be wrong.
+fn kill_over_and_over(roles: [&'static str; 2], kills: usize) -> Report {
+    let mut scene = Scene::begin(13);
+    create_topic(&scene.broker.addr().to_string(), workload::TOPIC, 6).unwrap();
+    let mut workers = roles.map(|role| Some(scene.worker(role, None)));
+    for kill in 0..kills {
+        let worker = &mut workers[kill % 2];
+        let mut victim = worker.take().unwrap();
+        victim.wait(Duration::from_millis(150)).unwrap();
+        victim.kill().unwrap();
+        *worker = Some(scene.worker(roles[kill % 2], None));
+    }
+    let committed = scene.stop_committing();
+    let quiet = Duration::from_secs(2);
+    let (mut seen, mut since) = (effects::count(&scene.effects_path()).unwrap(), Instant::now());
+    while since.elapsed() < quiet {
+        std::thread::yield_now();
+        workers
+            .iter_mut()
+            .flatten()
+            .for_each(|worker| assert_eq!(worker.wait(Duration::from_millis(20)).unwrap(), None));
+        let now = effects::count(&scene.effects_path()).unwrap();
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+    }
+    drop(workers);
+    check_unstamped(&committed, &effects::read(&scene.effects_path()).unwrap())
+}
+
+#[test]
+fn unsafe_arm_a_relay_that_marks_on_enqueue_loses_under_the_same_kills() {
+    let report = kill_over_and_over(["unsafe-relay", "consumer-without-inbox"], 30);
+    println!("relay that marks on enqueue: {report}");
+    assert!(report.lost() > 0, "an unsafe arm that loses nothing makes the kill tests invalid: {report}");
+}
+
+#[test]
+fn unsafe_arm_a_consumer_that_auto_commits_loses_under_the_same_kills() {
+    let report = kill_over_and_over(["unsafe-consumer", "relay"], 30);
+    println!("consumer that auto-commits: {report}");
+    assert!(report.lost() > 0, "an unsafe arm that loses nothing makes the kill tests invalid: {report}");
+}
+
+#[test]
+fn unsafe_arm_a_consumer_without_inbox_applies_twice_under_the_same_kills() {
+    let report = kill_over_and_over(["consumer-without-inbox", "relay"], 30);
+    println!("consumer without inbox: {report}");
+    assert_eq!(report.lost(), 0, "without the inbox nothing is lost either: {report}");
+    assert!(
+        report.twice() > 0,
+        "an unsafe arm that applies nothing twice makes the kill tests invalid: {report}"
+    );
 }

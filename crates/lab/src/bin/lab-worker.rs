@@ -7,14 +7,14 @@ use homing::relay::{Relay, RelayOptions};
 use homing::testing::Steps;
 use homing::{KafkaConfig, Shutdown};
 use homing_core::StreamName;
-use homing_lab::{effects, process, workload};
+use homing_lab::{effects, process, unsafe_arms, workload};
 use std::cell::RefCell;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const USAGE: &str = "usage: lab-worker relay|consumer BOOTSTRAP DATABASE [STEP:NTH]";
+const USAGE: &str = "usage: lab-worker relay|consumer|consumer-without-inbox|unsafe-relay|unsafe-consumer BOOTSTRAP DATABASE [STEP:NTH]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -30,7 +30,16 @@ fn main() -> ExitCode {
     let kafka = KafkaConfig { bootstrap: bootstrap.clone(), create_topics: true, ..KafkaConfig::default() };
     let outcome = match role.as_str() {
         "relay" => relay(kafka, Path::new(database), steps),
-        "consumer" => consumer(kafka, Path::new(database), steps),
+        "consumer" => consumer(kafka, Path::new(database), Apply::Once, steps),
+        "consumer-without-inbox" => consumer(kafka, Path::new(database), Apply::EachTime, steps),
+        "unsafe-relay" => {
+            println!("ready");
+            unsafe_arms::relay_that_marks_on_enqueue(bootstrap, Path::new(database))
+        }
+        "unsafe-consumer" => {
+            println!("ready");
+            unsafe_arms::consumer_that_auto_commits(bootstrap, Path::new(database))
+        }
         _ => Err(USAGE.into()),
     };
     outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
@@ -61,7 +70,14 @@ fn relay(kafka: KafkaConfig, database: &Path, steps: Steps) -> Result<(), Box<dy
     Ok(())
 }
 
-fn consumer(kafka: KafkaConfig, database: &Path, steps: Steps) -> Result<(), Box<dyn Error>> {
+/// Whether an order that comes again is recognised.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Apply {
+    Once,
+    EachTime,
+}
+
+fn consumer(kafka: KafkaConfig, database: &Path, how: Apply, steps: Steps) -> Result<(), Box<dyn Error>> {
     let options = ConsumerOptions {
         workers: 4,
         instance_id: Some("lab-consumer".to_owned()),
@@ -71,7 +87,8 @@ fn consumer(kafka: KafkaConfig, database: &Path, steps: Steps) -> Result<(), Box
     drop(effects::open(database)?);
     let path = database.to_owned();
     println!("ready");
-    Consumer::new(kafka, options)?.run_blocking(move |record| handle(&path, record), &Shutdown::new())?;
+    Consumer::new(kafka, options)?
+        .run_blocking(move |record| handle(&path, how, record), &Shutdown::new())?;
     Ok(())
 }
 
@@ -80,16 +97,17 @@ thread_local! {
 }
 
 /// Applies one order through the inbox: the effect and the inbox's row in one transaction.
-fn handle(path: &PathBuf, record: &Record) -> Outcome {
-    let applied = CONNECTION.with_borrow_mut(|connection| apply(path, connection, record));
-    applied.map_or_else(|error| Outcome::Retry { after: None, reason: error.to_string() }, |_| Outcome::Ok)
+fn handle(path: &PathBuf, how: Apply, record: &Record) -> Outcome {
+    let applied = CONNECTION.with_borrow_mut(|connection| apply(path, how, connection, record));
+    applied.map_or_else(|error| Outcome::Retry { after: None, reason: error.to_string() }, |()| Outcome::Ok)
 }
 
 fn apply(
     path: &Path,
+    how: Apply,
     connection: &mut Option<rusqlite::Connection>,
     record: &Record,
-) -> Result<Applied, Box<dyn Error>> {
+) -> Result<(), Box<dyn Error>> {
     if connection.is_none() {
         let opened = effects::open(path)?;
         Inbox::create(&opened)?;
@@ -99,10 +117,8 @@ fn apply(
     let (key, payload) = (record.key().unwrap_or_default(), record.payload().unwrap_or_default());
     let order_no = workload::order_no(payload).ok_or("the payload names no order")?;
     let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let applied = Inbox::apply_once(&tx, "lab", record)?;
-    if applied == Applied::First {
+    if how == Apply::EachTime || Inbox::apply_once(&tx, "lab", record)? == Applied::First {
         effects::apply(&tx, order_no, key, payload)?;
     }
-    tx.commit()?;
-    Ok(applied)
+    Ok(tx.commit()?)
 }
