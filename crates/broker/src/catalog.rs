@@ -122,6 +122,14 @@ fn read_and_raise(dir: &Path) -> io::Result<Stored> {
         Ok(bytes) => serde_json::from_slice::<Stored>(&bytes).map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
         })?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && has_topics(dir) => {
+            // Without the catalog every topic would look like a leftover and be removed.
+            let what = format!(
+                "{} is missing, but topics/ beside it holds topics; restore it or move topics/ away",
+                path.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Stored {
             format: 1,
             cluster_id: Uuid::now_v7().simple().to_string()[10..].to_owned(),
@@ -138,6 +146,10 @@ fn read_and_raise(dir: &Path) -> io::Result<Stored> {
     stored.leader_epoch += 1;
     write(dir, &stored)?;
     Ok(stored)
+}
+
+fn has_topics(dir: &Path) -> bool {
+    std::fs::read_dir(dir.join("topics")).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn write(dir: &Path, stored: &Stored) -> io::Result<()> {

@@ -151,7 +151,7 @@ impl PartitionLog {
     pub fn open(dir: &Path, config: Arc<TopicConfig>, context: LogContext) -> Result<Self, LogError> {
         let is_new = !dir.exists();
         std::fs::create_dir_all(dir)?;
-        let mut recovered = Recovered::default();
+        let mut recovered = Recovered { leader_epoch: context.leader_epoch, ..Recovered::default() };
         let bases = segment_bases(dir)?;
         for (n, &base) in bases.iter().enumerate() {
             let is_last = n + 1 == bases.len();

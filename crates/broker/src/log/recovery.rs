@@ -23,6 +23,8 @@ pub struct Recovered {
     pub segments: Vec<Segment>,
     /// Idempotent producers' last batches.
     pub producers: Producers,
+    /// The epoch of this start.
+    pub leader_epoch: i32,
     /// Where each leader epoch begins.
     pub epochs: Vec<EpochStart>,
     /// The offset after the last record.
@@ -59,7 +61,8 @@ impl Recovered {
             let position = segment.bytes;
             let header = header_at(&file, position, file_bytes)?;
             let sound = match header {
-                Some(header) if header.base_offset >= expected => {
+                // The base offset lies outside the checksum, but there are no holes within a segment.
+                Some(header) if header.base_offset == expected => {
                     position + header.bytes as u64 <= file_bytes
                         && (sealed || is_intact(&header, &read_exact(&file, position, header.bytes)?))
                 }
@@ -92,8 +95,10 @@ impl Recovered {
     fn note(&mut self, header: &BatchHeader) {
         // When it was appended is not written down; counting from the start keeps it longest.
         self.producers.appended(header, header.base_offset, crate::state::now_ms());
-        if self.epochs.last().is_none_or(|last| last.epoch < header.leader_epoch) {
-            self.epochs.push(EpochStart { epoch: header.leader_epoch, offset: header.base_offset });
+        // The epoch lies outside the checksum: a flipped bit must not make one from the future.
+        let epoch = header.leader_epoch.min(self.leader_epoch);
+        if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
+            self.epochs.push(EpochStart { epoch, offset: header.base_offset });
         }
     }
 }

@@ -145,6 +145,29 @@ fn damage_with_sound_batches_behind_it_is_refused_and_named() {
 }
 
 #[test]
+fn a_flipped_bit_outside_the_checksum_is_noticed_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let opening = Opening::of(&dir);
+    fill(&opening.open(), 3);
+    let file = opening.segments().remove(0);
+    let whole = std::fs::read(&file).unwrap();
+    let one = whole.len() / 3;
+    for bit in 0..64 {
+        let mut bytes = whole.clone();
+        bytes[one + bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&file, &bytes).unwrap();
+        assert!(matches!(opening.try_open(), Err(LogError::Damaged { offset: 1, .. })), "offset bit {bit}");
+    }
+    for bit in 0..32 {
+        let mut bytes = whole.clone();
+        bytes[one + 12 + bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&file, &bytes).unwrap();
+        let log = opening.open();
+        assert_eq!((log.offsets(), log.end_of_epoch(0)), ((0, 3, 3), (0, 3)), "epoch bit {bit}");
+    }
+}
+
+#[test]
 fn readers_go_on_behind_a_hole_that_a_cut_left() {
     let dir = tempfile::tempdir().unwrap();
     let opening = Opening { settings: SMALL, ..Opening::of(&dir) };

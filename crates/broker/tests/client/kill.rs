@@ -1,65 +1,16 @@
 //! SIGKILL to a broker under load, again and again: what it acknowledged is there afterwards.
-//!
-//! The broker runs in a process of its own: this test binary, started again with a directory
-//! in its environment.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::support::{Admin, Group, Producer, embedded_broker, eventually};
+use crate::support::{Admin, Group, Producer, Serve, Served, eventually};
 
-const SERVE_DIR: &str = "HOMING_TEST_SERVE_DIR";
-const SERVE_AT: &str = "HOMING_TEST_SERVE_AT";
 /// What the child process is told to run.
 const THIS_TEST: &str = "kill::embedded_a_killed_broker_keeps_every_acknowledged_record_and_commit";
 const ROUNDS: u32 = 12;
-
-/// A broker in a child process.
-struct Served {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Served {
-    fn start(dir: &Path, at: Option<SocketAddr>) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", THIS_TEST, "--nocapture"])
-            .env(SERVE_DIR, dir)
-            .env(SERVE_AT, at.map(|at| at.to_string()).unwrap_or_default())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.map_while(Result::ok).find_map(|line| {
-            // libtest prints the test's name on the same line.
-            line.split("serving at ").nth(1).map(|address| address.trim().parse().unwrap())
-        });
-        Self { child, address: address.expect("the child serves") }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-/// The child's part: serves until it is killed or its parent is gone.
-fn serve(dir: &Path) {
-    let at = std::env::var(SERVE_AT).unwrap_or_default();
-    let at = if at.is_empty() { None } else { Some(at.parse().unwrap()) };
-    let broker = embedded_broker(dir, at);
-    println!("serving at {}", broker.addr());
-    // The end of its parent closes the pipe.
-    let _ = std::io::stdin().lines().next();
-}
 
 /// Pseudo-random, so that a failing run can be repeated.
 fn next(seed: &mut u64) -> u64 {
@@ -89,11 +40,12 @@ fn commit_until(
 
 #[test]
 fn embedded_a_killed_broker_keeps_every_acknowledged_record_and_commit() {
-    if let Some(dir) = std::env::var_os(SERVE_DIR) {
-        return serve(Path::new(&dir));
+    if Served::was_the_child() {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut served = Served::start(dir.path(), None);
+    let serve = Serve { test: THIS_TEST, dir: dir.path(), at: None, file_kib_max: None };
+    let mut served = Served::start(serve);
     let at = served.address;
     let address = at.to_string();
     Admin::new(&address).create("t", 2, &[]).unwrap();
@@ -123,7 +75,7 @@ fn embedded_a_killed_broker_keeps_every_acknowledged_record_and_commit() {
             producer.0.poll(Duration::from_millis(1));
         }
         killer.join().unwrap();
-        served = Served::start(dir.path(), Some(at));
+        served = Served::start(Serve { at: Some(at), ..serve });
     }
     stop.store(true, Ordering::SeqCst);
     committer.join().unwrap();

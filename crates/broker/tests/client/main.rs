@@ -13,7 +13,9 @@
 
 mod admin;
 mod consume;
+mod disk;
 mod embedded;
+mod faults;
 mod group_offsets;
 mod group_tools;
 mod kcat;

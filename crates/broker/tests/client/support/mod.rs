@@ -1,9 +1,11 @@
 //! What every test of the suite starts from: a cluster, clients on it, and waiting.
 
 mod clients;
+mod served;
 mod target;
 
 pub use clients::{Admin, Group, Producer, Record, Step, headers, only, owned_offsets, places};
+pub use served::{Serve, Served};
 pub use target::{Target, embedded_broker};
 
 use std::time::{Duration, Instant};
