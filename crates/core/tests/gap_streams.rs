@@ -170,3 +170,17 @@ fn a_reader_that_starts_mid_lane_says_what_it_cannot_judge() {
     assert_eq!(start(7), [Observation::UnverifiedBefore(Seq(7)), Observation::Advanced]);
     assert_eq!(start(1), [Observation::Advanced]);
 }
+
+#[test]
+fn an_epoch_of_which_nothing_was_read_is_missed_from_its_first_number_on() {
+    let mut detector = PartitionDetector::new(Partition(0), StartPolicy::FromFirst, Limits::default());
+    let name = StreamName::parse("shop").unwrap();
+    let stream = detector.expect(&name).unwrap();
+    stream.expect(Epoch(2), Offset(7)).unwrap().expected_through(Seq(3), 0);
+    let lane = stream.lane_mut(Epoch(2)).unwrap();
+    assert_eq!(lane.confirm(10, 10).len(), 1);
+    let gaps: Vec<_> = lane.open_gaps().map(|gap| (gap.from.0, gap.to.0)).collect();
+    assert_eq!(gaps, [(1, 3)]);
+    let again = PartitionDetector::decode(&detector.encode(), Limits::default()).unwrap();
+    assert_eq!(again, detector);
+}

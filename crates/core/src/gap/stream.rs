@@ -2,7 +2,7 @@
 
 use super::lane::LaneDetector;
 use super::{Limits, Observation, Seen, StartPolicy};
-use crate::ids::{Epoch, Partition, StreamName};
+use crate::ids::{Epoch, Offset, Partition, StreamName};
 use crate::stamp::StampRef;
 
 /// One epoch of a stream: its lane, and the offset of its first record.
@@ -66,6 +66,24 @@ impl StreamDetector {
         &mut self,
     ) -> impl DoubleEndedIterator<Item = (Epoch, &mut LaneDetector)> + ExactSizeIterator {
         self.epochs.iter_mut().map(|of| (of.epoch, &mut of.lane))
+    }
+
+    /// The lane of an epoch that has sent, as the outbox or ledger knows, though nothing of it was
+    /// read up to the offset `read_to`: its number 1 must come. `None` when it is too old to be
+    /// remembered.
+    pub fn expect(&mut self, epoch: Epoch, read_to: Offset) -> Option<&mut LaneDetector> {
+        if let Err(at) = self.epochs.binary_search_by_key(&epoch, |of| of.epoch) {
+            if self.epochs.len() >= self.limits.epochs_max.max(1) {
+                if at == 0 {
+                    return None;
+                }
+                self.epochs.remove(0);
+            }
+            let at = self.epochs.partition_point(|of| of.epoch < epoch);
+            let lane = LaneDetector::new(StartPolicy::FromFirst, self.limits);
+            self.epochs.insert(at, EpochLane { epoch, began_at: read_to.0, lane });
+        }
+        self.lane_mut(epoch)
     }
 
     /// The newest epoch.
@@ -154,6 +172,18 @@ impl PartitionDetector {
     /// One stream, to tell its lanes what else is known.
     pub fn stream_mut(&mut self, name: &StreamName) -> Option<&mut StreamDetector> {
         self.streams.iter_mut().find(|(of, _)| of == name).map(|(_, stream)| stream)
+    }
+
+    /// A stream that has sent here, as the outbox or ledger knows, to tell it what else is known;
+    /// `None` when there are more streams than are remembered.
+    pub fn expect(&mut self, name: &StreamName) -> Option<&mut StreamDetector> {
+        if !self.streams.iter().any(|(of, _)| of == name) {
+            if self.streams.len() >= self.limits.streams_max.max(1) {
+                return None;
+            }
+            self.streams.push((name.clone(), StreamDetector::new(self.start, self.limits)));
+        }
+        self.stream_mut(name)
     }
 
     /// All streams that were met.
