@@ -5,6 +5,7 @@
 //! once on the wire, every duplicate recognisable, effects once through the
 //! inbox.
 
+pub mod audit;
 pub mod consumer;
 pub mod error;
 pub mod inbox;
@@ -16,6 +17,7 @@ pub mod sender;
 pub mod shutdown;
 pub mod testing;
 
+pub use audit::{AuditError, AuditOptions, AuditReport, Auditor};
 pub use consumer::{Consumer, ConsumerError, ConsumerOptions, ConsumerSummary, Outcome, Record};
 pub use error::Retry;
 pub use homing_core as core;

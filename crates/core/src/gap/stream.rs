@@ -163,6 +163,12 @@ impl PartitionDetector {
         self.partition
     }
 
+    /// Where it began.
+    #[must_use]
+    pub fn start(&self) -> StartPolicy {
+        self.start
+    }
+
     /// One stream, when records of it were read.
     #[must_use]
     pub fn stream(&self, name: &StreamName) -> Option<&StreamDetector> {

@@ -1,5 +1,6 @@
 //! The SQLite outbox: creating, opening and checking the database, and the connections to it.
 
+mod audit;
 mod batches;
 mod dead_letters;
 mod enqueue;
@@ -12,6 +13,10 @@ mod schema;
 mod stats;
 mod store;
 
+pub use audit::{
+    AckedPart, AuditLane, AuditOrder, AuditStore, Changes, GapStanding, SavedAudit, SavedGap, SavedPartition,
+    SeqRange, Written,
+};
 pub use fates::FateReader;
 pub use schema::SCHEMA_VERSION;
 pub use store::SqliteStore;

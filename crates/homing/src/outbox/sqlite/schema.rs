@@ -11,7 +11,7 @@ pub const SCHEMA_VERSION: i64 = 1;
 /// `sqlite3` shell and Python's `sqlite3` module both do.
 pub fn schema_sql(stream: &StreamName) -> String {
     // A stream's name holds only [a-z0-9._-], so it needs no escaping.
-    format!("{TABLES}\n{}", META.replace("{stream}", stream.as_str()))
+    format!("{TABLES}{}\n{}", super::audit::TABLES, META.replace("{stream}", stream.as_str()))
 }
 
 const META: &str = "\

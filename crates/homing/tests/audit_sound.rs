@@ -1,0 +1,77 @@
+//! The auditor on sound traffic: it finds nothing, and knows that everything is there.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
+
+mod relay_bench;
+
+use homing::audit::{AuditOptions, Auditor, Outcome};
+use homing::kafka::partition_list::TopicPartition;
+use homing::{Partition, Shutdown, TopicName};
+use relay_bench::{Bench, message, wait_until};
+use std::time::Duration;
+
+fn options() -> AuditOptions {
+    AuditOptions {
+        grace: Duration::from_millis(300),
+        check_every: Duration::from_millis(20),
+        topics_every: Duration::from_millis(50),
+        ..AuditOptions::default()
+    }
+}
+
+#[test]
+fn sound_traffic_leads_to_no_finding_and_is_verified_to_its_end() {
+    let bench = Bench::with(|kafka| kafka.topic_partitions = 6);
+    let relay = bench.relay();
+    let auditor = Auditor::new(bench.outbox.clone(), bench.kafka.clone(), options()).unwrap();
+    let (stop, status) = (Shutdown::new(), auditor.status());
+    let stopped = stop.clone();
+    let audit = std::thread::spawn(move || auditor.run(&stopped));
+    for chunk in 0..20 {
+        bench.enqueue((0..500).map(|n| message(n % 97, chunk * 500 + n)));
+    }
+    bench.wait_settled();
+    relay.stop();
+    wait_until("all is verified", || {
+        bench.outbox.stats().unwrap().lanes.iter().map(|lane| lane.verified).sum::<u64>() == 10_000
+    });
+    stop.trigger();
+    let report = audit.join().unwrap().unwrap();
+    assert_eq!(report.outcome(), Outcome::Clean, "{report:?}");
+    assert_eq!((report.totals.records, report.totals.duplicates), (10_000, 0));
+    assert_eq!((report.gaps.len(), report.closed.len()), (0, 0), "{report:?}");
+    assert_eq!(report.lanes.len(), 6);
+    assert!(report.lanes.iter().all(|lane| lane.watermark == lane.settled && lane.settled > 0));
+    assert!(status.report().is_some() && status.waits_for().is_none());
+}
+
+#[test]
+fn an_audit_of_what_is_there_by_now_ends_by_itself_and_is_remembered() {
+    let bench = Bench::new();
+    bench.enqueue((0..300).map(|n| message(n, n)));
+    let relay = bench.relay();
+    bench.wait_settled();
+    relay.stop();
+    let auditor = Auditor::new(bench.outbox.clone(), bench.kafka.clone(), options()).unwrap();
+    let report = auditor.run_once(&Shutdown::new()).unwrap();
+    assert_eq!((report.outcome(), report.totals.records), (Outcome::Clean, 300));
+    let again = auditor.run_once(&Shutdown::new()).unwrap();
+    assert_eq!(again.totals, report.totals, "nothing is read twice");
+    let recalled = auditor.recall().unwrap();
+    assert_eq!((recalled.lanes, recalled.totals), (again.lanes, again.totals));
+    let at = TopicPartition { topic: TopicName::parse("orders").unwrap(), partition: Partition(0) };
+    assert_eq!(report.partitions[0].topic, at.topic.as_str());
+}
+
+#[test]
+fn an_audit_without_a_broker_says_that_it_cannot_tell() {
+    let bench = Bench::new();
+    bench.enqueue([message(1, 1)]);
+    let relay = bench.relay();
+    bench.wait_settled();
+    relay.stop();
+    bench.stop_broker();
+    let options = AuditOptions { request_timeout: Duration::from_millis(300), ..options() };
+    let auditor = Auditor::new(bench.outbox.clone(), bench.kafka.clone(), options).unwrap();
+    let error = auditor.run_once(&Shutdown::new()).unwrap_err();
+    assert_eq!(error.retry(), homing::Retry::Later, "{error}");
+}
