@@ -125,7 +125,8 @@ impl Result {
         table += &both("effects altered", homing.altered, usual.altered);
         table
             + &format!(
-                "\n  {} processes killed with SIGKILL in {:.0} s\n  {}\n",
+                "\n  usual code: commit, then send without waiting; auto-commit and a worker pool\n  \
+                 {} processes killed with SIGKILL in {:.0} s\n  {}\n",
                 self.kills,
                 self.took.as_secs_f64(),
                 self.verdict()

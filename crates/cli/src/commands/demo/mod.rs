@@ -117,7 +117,7 @@ fn play(
     dir: &std::path::Path,
     began: Instant,
 ) -> Ending {
-    let mut view = View::new(global.json);
+    let mut view = View::new(global.json, Duration::from_secs(flags.seconds));
     let mut stage = Stage::set(dir, flags.rate)?;
     view.say(
         "an application commits orders; a relay sends them; a consumer applies them; all of them get killed",

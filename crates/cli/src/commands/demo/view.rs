@@ -1,15 +1,26 @@
-//! What the demo shows while it runs: one line that changes on a terminal, a line a second elsewhere.
+//! What the demo shows while it runs: four lines that change on a terminal, a line a second elsewhere.
 
 use super::stage::Progress;
-use std::io::{IsTerminal, Write};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-const ON_TERMINAL: Duration = Duration::from_millis(100);
 const ELSEWHERE: Duration = Duration::from_secs(1);
+/// How long a kill stays in sight.
+const KILL_SHOWN: Duration = Duration::from_millis(900);
+
+/// The changing lines of a terminal.
+struct Screen {
+    all: MultiProgress,
+    time: ProgressBar,
+    ours: ProgressBar,
+    usual: ProgressBar,
+    killed: ProgressBar,
+}
 
 /// The live view, on standard error: standard output is for the result.
 pub struct View {
-    is_terminal: bool,
+    screen: Option<Screen>,
     is_quiet: bool,
     shown: Option<Instant>,
     last: (Instant, Progress),
@@ -17,56 +28,67 @@ pub struct View {
     killed: Option<(Instant, String)>,
 }
 
+impl Screen {
+    fn new(length: Duration) -> Self {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        let line = |template: &str| {
+            let bar = ProgressBar::new(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+            bar.set_style(
+                ProgressStyle::with_template(template).expect("the template is constant and well-formed"),
+            );
+            all.add(bar)
+        };
+        let time = line("  {wide_bar:.green} {msg}");
+        let (ours, usual, killed) = (line("  {msg}"), line("  {msg}"), line("  {msg:.red}"));
+        Self { all, time, ours, usual, killed }
+    }
+}
+
 impl View {
-    /// A view; with `--json` only kills and stages are told.
-    pub fn new(json: bool) -> Self {
+    /// A view of a run whose kills go on for `length`; with `json` only its stages are told.
+    pub fn new(json: bool, length: Duration) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
+        let screen = (is_terminal && !json).then(|| Screen::new(length));
         let last = (Instant::now(), Progress::default());
-        Self { is_terminal, is_quiet: json, shown: None, last, rates: (0.0, 0.0), killed: None }
+        Self { screen, is_quiet: json, shown: None, last, rates: (0.0, 0.0), killed: None }
     }
 
     /// Says a sentence on a line of its own.
-    pub fn say(&mut self, what: &str) {
-        self.clear();
-        eprintln!("{what}");
+    pub fn say(&self, what: &str) {
+        match &self.screen {
+            // A terminal that is gone takes no more sentences; the run goes on.
+            Some(screen) => drop(screen.all.println(what)),
+            None => eprintln!("{what}"),
+        }
     }
 
     /// Tells who was killed.
     pub fn killed(&mut self, who: &str) {
         self.killed = Some((Instant::now(), who.to_owned()));
-        if !self.is_terminal && !self.is_quiet {
+        if self.screen.is_none() && !self.is_quiet {
             eprintln!("  SIGKILL: {who}");
         }
     }
 
     /// Shows how far everything is.
     pub fn progress(&mut self, progress: &Progress, elapsed: Duration) {
-        let every = if self.is_terminal { ON_TERMINAL } else { ELSEWHERE };
-        if self.is_quiet || self.shown.is_some_and(|shown| shown.elapsed() < every) {
-            return;
-        }
-        self.shown = Some(Instant::now());
         self.measure(progress);
-        let fresh =
-            self.killed.as_ref().filter(|(at, _)| self.is_terminal && at.elapsed() < Duration::from_secs(1));
-        let killed = fresh.map(|(_, who)| format!("  \x1b[31mSIGKILL {who}\x1b[0m")).unwrap_or_default();
-        let line = format!(
-            "{:>5.1} s  homing: {} committed, {} effects ({:.0}/s)   usual code: {} committed, {} effects ({:.0}/s)   {} kills{killed}",
-            elapsed.as_secs_f64(),
-            progress.committed,
-            progress.effects,
-            self.rates.0,
-            progress.usual_committed,
-            progress.usual_effects,
-            self.rates.1,
-            progress.kills,
-        );
-        if self.is_terminal {
-            eprint!("\r\x1b[2K{line}");
-            // Nothing can be done about a terminal that is gone.
-            let _ = std::io::stderr().flush();
-        } else {
-            eprintln!("{line}");
+        let side = |name: &str, committed: u64, effects: u64, rate: f64| {
+            format!("{name:<12}{committed:>7} committed {effects:>7} effects {rate:>6.0}/s")
+        };
+        let ours = side("homing", progress.committed, progress.effects, self.rates.0);
+        let usual = side("usual code", progress.usual_committed, progress.usual_effects, self.rates.1);
+        let time = format!("{:>5.1} s {:>3} kills", elapsed.as_secs_f64(), progress.kills);
+        if let Some(screen) = &self.screen {
+            let fresh = self.killed.as_ref().filter(|(at, _)| at.elapsed() < KILL_SHOWN);
+            screen.killed.set_message(fresh.map(|(_, who)| format!("SIGKILL  {who}")).unwrap_or_default());
+            screen.ours.set_message(ours);
+            screen.usual.set_message(usual);
+            screen.time.set_message(time);
+            screen.time.set_position(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        } else if !self.is_quiet && self.shown.is_none_or(|shown| shown.elapsed() >= ELSEWHERE) {
+            self.shown = Some(Instant::now());
+            eprintln!("{time}   {ours}   {usual}");
         }
     }
 
@@ -84,16 +106,11 @@ impl View {
         self.last = (Instant::now(), *progress);
     }
 
-    fn clear(&self) {
-        if self.is_terminal && self.shown.is_some() {
-            eprint!("\r\x1b[2K");
-        }
-    }
-
-    /// Leaves the changing line as it is.
-    pub fn end(&mut self) {
-        if self.is_terminal && self.shown.take().is_some() {
-            eprintln!();
+    /// Leaves the lines as they are.
+    pub fn end(&self) {
+        if let Some(Screen { time, ours, usual, killed, .. }) = &self.screen {
+            killed.finish_and_clear();
+            [time, ours, usual].into_iter().for_each(ProgressBar::abandon);
         }
     }
 }
