@@ -1,4 +1,5 @@
 //! The SQLite outbox as applications see it: enqueue, plain SQL from other programs, refusals, full disks.
+#![allow(clippy::unwrap_used)]
 
 use homing::outbox::{Outbox, OutboxError, SqliteOutbox};
 use homing::{Message, Retry, StreamName};

@@ -1,9 +1,10 @@
 //! The relay against the embedded broker: order, numbering, crashes between every two steps.
+#![allow(clippy::unwrap_used)]
 
 mod relay_bench;
 
 use homing::outbox::Fate;
-use homing::{Message, Outbox};
+use homing::Message;
 use relay_bench::{Bench, message};
 use std::time::Duration;
 

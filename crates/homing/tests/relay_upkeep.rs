@@ -1,4 +1,5 @@
 //! What a relay does beside sending: repairs, pruning, living with other writers and a full disk.
+#![allow(clippy::unwrap_used)]
 
 mod relay_bench;
 

@@ -1,4 +1,5 @@
 //! Sending with receipts: sync, callback, future; in one process or with a relay elsewhere; the examples run.
+#![allow(clippy::unwrap_used)]
 
 mod relay_bench;
 

@@ -1,4 +1,5 @@
 //! The suite every outbox store passes; each test is generic over the store.
+#![allow(clippy::unwrap_used)]
 
 use homing::outbox::error::OutboxError;
 use homing::outbox::numbering::number;

@@ -259,7 +259,7 @@ impl Drop for Producer {
         // SAFETY: all handles are live and not used after this. Purged records are reported to the
         // queue, which goes with the client; topic and queue handles go first, as they refer to it.
         unsafe {
-            let flags = (ffi::RD_KAFKA_PURGE_F_QUEUE | ffi::RD_KAFKA_PURGE_F_INFLIGHT) as i32;
+            let flags = ffi::RD_KAFKA_PURGE_F_QUEUE | ffi::RD_KAFKA_PURGE_F_INFLIGHT;
             ffi::rd_kafka_purge(self.raw.as_ptr(), flags);
             self.poll(Duration::ZERO, |_, _| {});
             for topic in self.topics.drain(..) {

@@ -140,7 +140,7 @@ impl<'a> Iterator for PackedHeaders<'a> {
 mod tests {
     use super::*;
 
-    fn packed(json: &str) -> Result<Vec<(String, Option<Vec<u8>>)>, String> {
+    fn packed(json: &str) -> Result<Vec<Header>, String> {
         let mut out = Vec::new();
         pack_json(json.as_bytes(), &mut out)?;
         Ok(PackedHeaders(&out)

@@ -17,6 +17,7 @@
 pub mod error;
 pub mod headers;
 mod identity;
+mod manifest;
 pub mod numbering;
 pub mod offset_runs;
 pub mod report;

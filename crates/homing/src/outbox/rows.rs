@@ -209,10 +209,10 @@ impl RowBuf {
         self.slots.len()
     }
 
-    /// Whether there is neither a good row nor a fault.
+    /// Whether there is no good row; [`ends`](Self::ends) tells whether there is a fault.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.slots.is_empty()
     }
 
     /// Bytes held by the good rows.

@@ -209,7 +209,7 @@ impl<'a> Session<'a> {
             self.next = Some(batch);
             return self.settle(None);
         }
-        let any = batch.rows.len() > 0;
+        let any = !batch.rows.is_empty();
         if let Err(halt) = self.settle(Some(&mut batch)) {
             self.next = Some(batch);
             return Err(halt);

@@ -71,7 +71,7 @@ impl Watch {
         let mut waiting = self.lock();
         loop {
             let over = waiting.until.is_some_and(|until| Instant::now() >= until);
-            if (waiting.writer_done && waiting.rows.is_empty()) || (over && waiting.writer_done) {
+            if waiting.writer_done && (waiting.rows.is_empty() || over) {
                 return false;
             }
             if !waiting.rows.is_empty() {
