@@ -267,3 +267,17 @@ fn a_broken_connection_loses_and_repeats_nothing() {
     assert_eq!((counts.lost, counts.repeated), (0, 0), "{counts:?}");
     assert_eq!(Partition(0).to_string(), "0");
 }
+
+#[test]
+fn a_topic_that_is_made_after_the_consumer_started_is_picked_up_within_seconds() {
+    let cluster = Cluster::start();
+    let topic = cluster.name("later");
+    let running = Running::blocking(&cluster, options(&cluster.name("g"), &topic), |_| Outcome::Ok);
+    running.until("the missing topic shows", |counts| counts.last_error.is_some());
+    cluster.create(&topic, 2);
+    fill(&cluster, &topic, 20, |number| format!("k{number}"));
+    let begun = std::time::Instant::now();
+    running.until("all", |counts| counts.finished == 20);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    running.stop();
+}

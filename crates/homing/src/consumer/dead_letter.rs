@@ -10,9 +10,7 @@
 //! handled, and set aside, again. While one has failed or waits too long, the
 //! consumer takes nothing new in.
 
-use super::attempt::place;
 use super::dispatch::Aside;
-use super::error::ConsumerError;
 use super::status::ConsumerStatus;
 use crate::kafka::acked_producer::{AckedProducer, Outgoing, SendError};
 use crate::kafka::admin::Admin;
@@ -99,24 +97,17 @@ impl DeadLetters {
         }
     }
 
+    /// Whether there is a topic for them.
+    pub fn have_a_place(&self) -> bool {
+        self.topic.is_some()
+    }
+
     /// Takes a record to be set aside.
-    ///
-    /// # Errors
-    /// [`ConsumerError::NowhereToSetAside`] when there is no dead-letter topic.
-    pub fn submit(&mut self, aside: Aside) -> Result<(), ConsumerError> {
-        if self.topic.is_none() {
-            return Err(ConsumerError::NowhereToSetAside {
-                at: place(&aside.job),
-                offset: aside.job.token.offset,
-                attempts: aside.job.failures,
-                reason: aside.reason,
-            });
-        }
+    pub fn submit(&mut self, aside: Aside) {
         self.tag += 1;
         let now = Instant::now();
         self.pending.insert(self.tag, Pending { aside, since: now, retry_at: Some(now), failures: 0 });
         self.send(self.tag);
-        Ok(())
     }
 
     /// When to come again for a letter that failed.

@@ -144,8 +144,9 @@ impl Intake {
         for job in collected.released.drain(..) {
             self.release(&job);
         }
+        let mut refused = None;
         for aside in collected.aside.drain(..) {
-            self.set_aside(aside)?;
+            refused = self.set_aside(aside).err().or(refused);
         }
         self.collected = collected;
         let mut done = std::mem::take(&mut self.done);
@@ -159,7 +160,7 @@ impl Intake {
             }
         }
         self.done = done;
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     #[inline]
@@ -192,13 +193,24 @@ impl Intake {
         }
     }
 
+    /// Sets a record aside; one that cannot be stays unfinished and ends the run.
     fn set_aside(&mut self, aside: Aside) -> Result<(), ConsumerError> {
+        let (at, offset) = (super::attempt::place(&aside.job), aside.job.token.offset);
         let limit = self.options.parked_keys_max;
-        if self.options.set_aside == SetAside::Key && !self.judge.parked.park(&aside.job, limit) {
-            let at = super::attempt::place(&aside.job);
-            return Err(ConsumerError::TooManyParked { at, offset: aside.job.token.offset, limit });
+        let refused = if !self.letters.have_a_place() {
+            let (attempts, reason) = (aside.job.failures, aside.reason.clone());
+            Some(ConsumerError::NowhereToSetAside { at, offset, attempts, reason })
+        } else if self.options.set_aside == SetAside::Key && !self.judge.parked.park(&aside.job, limit) {
+            Some(ConsumerError::TooManyParked { at, offset, limit })
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            self.release(&aside.job);
+            return Err(error);
         }
-        self.letters.submit(aside)
+        self.letters.submit(aside);
+        Ok(())
     }
 
     /// Reads a batch if the limits allow; says whether there is likely more to read at once.

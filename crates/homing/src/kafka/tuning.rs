@@ -15,6 +15,8 @@ const TUNED: &[(&str, &str)] = &[
     ("queued.min.messages", "200000"),
     // Default 64 MiB a partition; Homing routes all partitions to one queue, so this bounds them all.
     ("queued.max.messages.kbytes", "65536"),
+    // Default 300000: records in a partition that was added would wait five minutes.
+    ("topic.metadata.refresh.interval.ms", "30000"),
     // Default 100 ms to 10 s: a restarted broker is looked for again soon, and at most once a second.
     ("reconnect.backoff.ms", "50"),
     ("reconnect.backoff.max.ms", "1000"),
