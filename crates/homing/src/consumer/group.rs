@@ -26,6 +26,15 @@ const ASK: Duration = Duration::from_secs(2);
 /// What is left for the last commit and for leaving, when the drain has used its time up.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How one assigned partition begins.
+struct Start {
+    entry: Entry,
+    topic_id: Option<TopicId>,
+    resume: Resume,
+    /// The start policy chose it, nothing was committed.
+    fresh: bool,
+}
+
 impl Intake {
     pub fn follow(&mut self, event: GroupEvent) -> Result<(), ConsumerError> {
         match event {
@@ -40,30 +49,19 @@ impl Intake {
     fn assigned(&mut self, entries: Vec<Entry>) -> Result<(), ConsumerError> {
         let at: Vec<TopicPartition> = entries.into_iter().map(|entry| entry.at).collect();
         tracing::info!(partitions = at.len(), "partitions assigned");
-        let bare: Vec<Entry> = at.iter().cloned().map(Entry::of).collect();
-        let Some(committed) = self.ask(|intake| intake.client.committed(&bare, ASK))? else {
-            return Ok(());
+        let starts = match self.prepare(&at) {
+            Ok(Some(starts)) => starts,
+            Ok(None) => return self.take_on(&[]),
+            Err(error) => {
+                self.take_on(&[])?;
+                return Err(error);
+            }
         };
-        let ids = self.topic_ids(&at);
-        let mut starts = Vec::with_capacity(committed.len());
-        let mut skips = false;
-        for entry in &committed {
-            let topic_id = ids.get(&entry.at.topic).copied().flatten();
-            let Some((resume, fresh)) = self.begin(entry, topic_id)? else { return Ok(()) };
-            skips |= fresh && self.options.start == StartPolicy::Latest;
-            starts.push(Entry {
-                offset: resume.base.0,
-                leader_epoch: resume.leader_epoch,
-                ..Entry::of(entry.at.clone())
-            });
-            self.open(entry.at.clone(), topic_id, resume, fresh);
-        }
-        starts.iter().for_each(|entry| self.client.route_to_data(&entry.at));
-        if self.client.is_cooperative() {
-            self.client.incremental_assign(&starts)?;
-        } else {
-            self.client.assign(&starts)?;
-        }
+        starts.iter().for_each(|start| self.client.route_to_data(&start.entry.at));
+        let entries: Vec<Entry> = starts.iter().map(|start| start.entry.clone()).collect();
+        self.take_on(&entries)?;
+        let skips = self.options.start == StartPolicy::Latest && starts.iter().any(|start| start.fresh);
+        starts.into_iter().for_each(|start| self.open(start));
         ConsumerStatus::set(&self.status.partitions, self.slots.iter().count() as u64);
         if skips {
             // A crash before the first commit would choose a later "latest" and skip what lies between.
@@ -72,6 +70,33 @@ impl Intake {
         }
         self.served_at = Instant::now();
         Ok(())
+    }
+
+    /// Finds out where each partition begins. `None` when told to stop meanwhile.
+    fn prepare(&mut self, at: &[TopicPartition]) -> Result<Option<Vec<Start>>, ConsumerError> {
+        let bare: Vec<Entry> = at.iter().cloned().map(Entry::of).collect();
+        let Some(committed) = self.ask(|intake| intake.client.committed(&bare, ASK))? else {
+            return Ok(None);
+        };
+        let ids = self.topic_ids(at);
+        let mut starts = Vec::with_capacity(committed.len());
+        for entry in &committed {
+            let topic_id = ids.get(&entry.at.topic).copied().flatten();
+            let Some((resume, fresh)) = self.begin(entry, topic_id)? else { return Ok(None) };
+            let bare = Entry::of(entry.at.clone());
+            let entry = Entry { offset: resume.base.0, leader_epoch: resume.leader_epoch, ..bare };
+            starts.push(Start { entry, topic_id, resume, fresh });
+        }
+        Ok(Some(starts))
+    }
+
+    /// Answers an assignment; the group waits for that even when we take nothing.
+    fn take_on(&self, starts: &[Entry]) -> Result<(), ConsumerError> {
+        let taken = match self.client.is_cooperative() {
+            true => self.client.incremental_assign(starts),
+            false => self.client.assign(starts),
+        };
+        Ok(taken?)
     }
 
     /// Asks until it is answered. `None` when told to stop meanwhile.
@@ -147,7 +172,7 @@ impl Intake {
         Ok(Some((resume, true)))
     }
 
-    fn open(&mut self, at: TopicPartition, topic_id: Option<TopicId>, resume: Resume, fresh: bool) {
+    fn open(&mut self, Start { entry: Entry { at, .. }, topic_id, resume, fresh }: Start) {
         if let Some(old) = self.slots.named(&at) {
             self.give_up(&[old]);
         }
@@ -240,9 +265,6 @@ impl Intake {
         }
         self.dispatch.stop();
         self.give_up(&held);
-        if let Err(error) = self.client.unassign() {
-            tracing::debug!(%error, "unassign at the end");
-        }
         if !self.client.close(until) {
             tracing::warn!("the group was not left in time: it waits for the session to time out");
         }

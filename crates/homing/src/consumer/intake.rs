@@ -44,6 +44,8 @@ pub(crate) struct Intake {
     pub served_at: Instant,
     in_flight: usize,
     in_flight_bytes: usize,
+    /// Records finished since the status was told.
+    finished: u64,
     /// The mean size of recent records, to keep a batch within the byte limit.
     record_bytes: usize,
     batch: Vec<Record>,
@@ -98,6 +100,7 @@ impl Intake {
             served_at: Instant::now(),
             in_flight: 0,
             in_flight_bytes: 0,
+            finished: 0,
             record_bytes: 256,
             batch: Vec::new(),
             buffer: ReadBuffer::default(),
@@ -160,6 +163,7 @@ impl Intake {
             }
         }
         self.done = done;
+        ConsumerStatus::add(&self.status.finished, std::mem::take(&mut self.finished));
         refused.map_or(Ok(()), Err)
     }
 
@@ -173,7 +177,7 @@ impl Intake {
         });
         match completed {
             Completed::Advanced { .. } | Completed::Recorded => {
-                ConsumerStatus::add(&self.status.finished, 1);
+                self.finished += 1;
                 self.options.steps.reached("consumer.tracked");
             }
             Completed::Stale => ConsumerStatus::add(&self.status.stale, 1),
@@ -352,7 +356,9 @@ impl Intake {
         let wanted = match self.full_since {
             None => 0,
             Some(_) => {
-                longest = longest.min(Duration::from_millis(2));
+                if self.in_flight < self.options.in_flight_max {
+                    longest = longest.min(Duration::from_millis(2));
+                }
                 (self.options.in_flight_max / 16).clamp(1, BATCH_MAX / 8)
             }
         };

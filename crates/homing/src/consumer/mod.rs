@@ -200,9 +200,6 @@ impl Consumer {
         if let Some(instance) = &options.instance_id {
             settings.set("group.instance.id", instance);
         }
-        if settings.get("partition.assignment.strategy").is_none() {
-            settings.set("partition.assignment.strategy", "cooperative-sticky");
-        }
         let poll_interval_ms = settings.get("max.poll.interval.ms").and_then(|ms| ms.parse().ok());
         let poll_interval_max = Duration::from_millis(poll_interval_ms.unwrap_or(300_000));
         let bell = Arc::<Bell>::default();

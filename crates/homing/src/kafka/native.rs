@@ -331,21 +331,37 @@ unsafe extern "C" fn on_rebalance(
         let context = context_of(opaque);
         let assign = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if context.closing.load(std::sync::atomic::Ordering::Acquire) {
-            // Nothing is taken any more: give back at once, or the close would wait for ever.
-            let incremental = text(ffi::rd_kafka_rebalance_protocol(rk)) == "COOPERATIVE" && !assign;
-            if incremental {
-                let error = ffi::rd_kafka_incremental_unassign(rk, partitions);
-                if !error.is_null() {
-                    ffi::rd_kafka_error_destroy(error);
-                }
-            } else {
-                ffi::rd_kafka_assign(rk, std::ptr::null());
-            }
-            return;
+            return decline(rk, assign, partitions);
         }
         let entries = PartitionList::entries_of(partitions);
         let event = if assign { GroupEvent::Assign(entries) } else { GroupEvent::Revoke(entries) };
         context.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+/// Takes nothing any more and gives back at once, or the close would wait for ever.
+///
+/// # Safety
+/// `rk` and `partitions` are live.
+unsafe fn decline(
+    rk: *mut ffi::rd_kafka_t,
+    assign: bool,
+    partitions: *mut ffi::rd_kafka_topic_partition_list_t,
+) {
+    // SAFETY: the caller's promise; an error is ours to destroy.
+    unsafe {
+        if text(ffi::rd_kafka_rebalance_protocol(rk)) != "COOPERATIVE" {
+            ffi::rd_kafka_assign(rk, std::ptr::null());
+            return;
+        }
+        let error = if assign {
+            ffi::rd_kafka_incremental_assign(rk, PartitionList::new(&[]).as_ptr())
+        } else {
+            ffi::rd_kafka_incremental_unassign(rk, partitions)
+        };
+        if !error.is_null() {
+            ffi::rd_kafka_error_destroy(error);
+        }
     }
 }
 

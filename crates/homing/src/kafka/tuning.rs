@@ -22,11 +22,27 @@ const TUNED: &[(&str, &str)] = &[
     ("reconnect.backoff.max.ms", "1000"),
 ];
 
+/// Keys of the classic group protocol.
+const CLASSIC_GROUP: &[(&str, &str)] = &[
+    // Default range,roundrobin: every rebalance would take every partition away.
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    // Default 3000: a member learns of a rebalance by its heartbeat, so each one would take as long.
+    ("heartbeat.interval.ms", "1000"),
+];
+
 impl KafkaConfig {
     /// [`consumer_config`](Self::consumer_config) with Homing's fetch settings for the keys the
     /// user left out.
     pub(crate) fn tuned_consumer_config(&self, group: &str) -> Result<ClientConfig, ConfigError> {
         let mut config = self.consumer_config(group)?;
+        // KIP-848 groups are timed and assigned by the broker; the client refuses these keys.
+        if config.get("group.protocol") != Some("consumer") {
+            for (key, value) in CLASSIC_GROUP {
+                if config.get(key).is_none() {
+                    config.set(*key, *value);
+                }
+            }
+        }
         for (key, value) in TUNED {
             let aliased =
                 *key == "fetch.message.max.bytes" && config.get("max.partition.fetch.bytes").is_some();
