@@ -3,8 +3,8 @@
 
 mod relay_bench;
 
-use homing::outbox::Fate;
 use homing::Message;
+use homing::outbox::Fate;
 use relay_bench::{Bench, message};
 use std::time::Duration;
 

@@ -157,9 +157,10 @@ fn lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() {
     let bench = Bench::new();
     let relay = bench.relay_with(options(&bench));
     let mut rows = 0;
-    let not_leader = Fault::ErrorCode(6);
-    let faults =
-        [Fault::DropResponse, not_leader, Fault::DropConnection, Fault::ErrorCode(19), Fault::DropResponse];
+    // Not leader, too few replicas, out-of-order sequence, unknown producer id, invalid producer epoch.
+    let codes = [6, 19, 45, 59, 47].map(Fault::ErrorCode);
+    let lost = [Fault::DropResponse, Fault::DropConnection, Fault::DropResponse];
+    let faults = lost.into_iter().chain(codes).chain(lost);
     for fault in faults {
         bench.faults(|faults| faults.inject(ApiKey::Produce, fault, Count::Times(3)));
         bench.enqueue((rows..rows + 200).map(|n| message(n % 7, n)));

@@ -284,7 +284,7 @@ pub trait Store: Send {
 
     /// Deletes rows and manifests of settled batches whose lanes are all
     /// verified past them and that were settled before `settled_before_ms`,
-    /// oldest first, at most `batches_max`; returns how many rows went.
+    /// oldest first, until `rows_max` rows or a batch more; returns how many rows went.
     ///
     /// # Errors
     /// [`OutboxError`] when the database cannot be written.
@@ -292,6 +292,6 @@ pub trait Store: Send {
         &mut self,
         token: FencingToken,
         settled_before_ms: i64,
-        batches_max: u32,
+        rows_max: u32,
     ) -> Result<u64, OutboxError>;
 }

@@ -8,6 +8,7 @@ use crate::kafka::NativeError;
 use crate::kafka::admin::{TopicAnswer, TopicFacts};
 use crate::outbox::store::{RejectCode, TopicEpoch};
 use homing_core::{Epoch, Offset, PartitionCount, TopicName};
+use rdkafka::types::RDKafkaRespErr as Code;
 use std::time::{Duration, Instant};
 
 /// How long a topic may seem gone (a broker that just started) before it is.
@@ -173,7 +174,12 @@ impl Session<'_> {
                 return Ok(Opening::Reject(RejectCode::NotAuthorised, reason));
             }
             TopicAnswer::Unclear(error) => return Err(waits(error)),
-            TopicAnswer::Missing if self.ground.kafka.create_topics => self.create_topic(topic)?,
+            TopicAnswer::Missing if self.ground.kafka.create_topics => {
+                match self.admin.create_topic(topic, self.ground.kafka) {
+                    Ok(()) => self.created_topic(topic)?,
+                    Err(error) => return refused_creation(error),
+                }
+            }
             TopicAnswer::Missing => {
                 let reason = "Kafka has no such topic and kafka.create_topics is off".to_owned();
                 return Ok(Opening::Reject(RejectCode::TopicMissing, reason));
@@ -189,9 +195,8 @@ impl Session<'_> {
         Ok(answers.pop().expect("one question has one answer"))
     }
 
-    /// Creates a topic and waits until each partition has a leader (P12).
-    fn create_topic(&mut self, topic: &TopicName) -> Result<TopicFacts, Halt> {
-        self.admin.create_topic(topic, self.ground.kafka).map_err(waits)?;
+    /// Waits until each partition of a new topic has a leader (P12).
+    fn created_topic(&mut self, topic: &TopicName) -> Result<TopicFacts, Halt> {
         tracing::info!(%topic, partitions = self.ground.kafka.topic_partitions, "topic created");
         let until = Instant::now() + self.ground.options.request_timeout;
         loop {
@@ -245,6 +250,20 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+/// Kafka would not create a topic: for good, or to be asked again.
+fn refused_creation(error: NativeError) -> Result<Opening, Halt> {
+    let for_good = [
+        Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+        Code::RD_KAFKA_RESP_ERR_POLICY_VIOLATION,
+        Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
+    ];
+    if for_good.iter().any(|code| error.code == *code as i32) {
+        let reason = format!("Kafka refuses to create the topic: {}", error.reason);
+        return Ok(Opening::Reject(RejectCode::NotAuthorised, reason));
+    }
+    Err(waits(error))
 }
 
 /// Kafka did not answer well: try again.

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// How often the relay looks for orders, and deals out its share of rows.
 const EVERY: Duration = Duration::from_millis(100);
 
+/// Rows deleted in one transaction, which keeps other writers out meanwhile.
+const PRUNE_ROWS: u32 = 20_000;
+
 /// The order at work and the clocks of the side work.
 #[derive(Debug)]
 pub(super) struct Repairs {
@@ -24,6 +27,8 @@ pub(super) struct Repairs {
     looked_at: Instant,
     rows_per_look: u64,
     pruned_at: Instant,
+    /// The last look found rows to delete, so there may be more.
+    prune_again: bool,
 }
 
 #[derive(Debug)]
@@ -38,7 +43,7 @@ impl Repairs {
     pub fn new(options: &RelayOptions) -> Self {
         let rows_per_look = (u64::from(options.repair_rows_per_second) / 10).max(1);
         let now = Instant::now();
-        Self { current: None, attempt: 0, looked_at: now, rows_per_look, pruned_at: now }
+        Self { current: None, attempt: 0, looked_at: now, rows_per_look, pruned_at: now, prune_again: false }
     }
 
     /// Takes the report of a replayed record.
@@ -70,12 +75,14 @@ impl Session<'_> {
             self.repair()?;
         }
         let Some(prune) = &self.ground.options.prune else { return Ok(()) };
-        if self.repairs.pruned_at.elapsed() >= prune.every {
+        let pause = if self.repairs.prune_again { EVERY.min(prune.every) } else { prune.every };
+        if self.repairs.pruned_at.elapsed() >= pause {
             self.repairs.pruned_at = Instant::now();
             let keep = i64::try_from(prune.keep.as_millis()).unwrap_or(i64::MAX);
             let before = now_ms().saturating_sub(keep);
-            let rows = self.ground.store.prune(self.ground.token, before, 20)?;
+            let rows = self.ground.store.prune(self.ground.token, before, PRUNE_ROWS)?;
             self.ground.status.add(Count::Pruned, rows);
+            self.repairs.prune_again = rows > 0;
         }
         Ok(())
     }

@@ -91,11 +91,11 @@ pub(super) fn prune(
     connection: &mut Connection,
     token: FencingToken,
     settled_before_ms: i64,
-    batches_max: u32,
+    rows_max: u32,
 ) -> Result<u64, OutboxError> {
     let operation = "prune";
     let tx = fenced(connection, token, operation)?;
-    let last = last_prunable(&tx, settled_before_ms, batches_max).during(operation)?;
+    let last = last_prunable(&tx, settled_before_ms, rows_max).during(operation)?;
     let Some((batch, to_id)) = last else { return Ok(0) };
     tx.execute("UPDATE homing_meta SET pruning = 1", []).during(operation)?;
     let rows = tx.execute("DELETE FROM homing_outbox WHERE id <= ?1", [to_id]).during(operation)?;
@@ -106,29 +106,33 @@ pub(super) fn prune(
     Ok(rows as u64)
 }
 
-/// The last batch of the longest prefix that may go, and its last row. The
-/// newest batch always stays: its number keeps the next one unique.
+/// The last batch of the longest prefix that may go and has not much more than
+/// `rows_max` rows, and its last row. The newest batch always stays: its number
+/// keeps the next one unique.
 fn last_prunable(
     connection: &Connection,
     settled_before_ms: i64,
-    batches_max: u32,
+    rows_max: u32,
 ) -> rusqlite::Result<Option<(i64, i64)>> {
     let mut batches = connection.prepare_cached(
-        "SELECT batch_id, to_id, settled_at_ms IS NOT NULL AND settled_at_ms < ?1 FROM homing_batch \
-         WHERE batch_id < (SELECT MAX(batch_id) FROM homing_batch) ORDER BY batch_id LIMIT ?2",
+        "SELECT batch_id, to_id, settled_at_ms IS NOT NULL AND settled_at_ms < ?1, row_count \
+         FROM homing_batch WHERE batch_id < (SELECT MAX(batch_id) FROM homing_batch) ORDER BY batch_id",
     )?;
     let mut unverified = connection.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM homing_batch_lane b JOIN homing_lane l USING (topic, epoch, partition) \
          WHERE b.batch_id = ?1 AND l.verified_seq < b.first_seq + b.row_count - 1)",
     )?;
-    let mut rows = batches.query(params![settled_before_ms, batches_max])?;
-    let mut last = None;
-    while let Some(row) = rows.next()? {
+    let mut rows = batches.query([settled_before_ms])?;
+    let (mut last, mut count) = (None, 0);
+    while count < rows_max
+        && let Some(row) = rows.next()?
+    {
         let batch: i64 = row.get(0)?;
         if !row.get::<_, bool>(2)? || unverified.query_row([batch], |row| row.get::<_, bool>(0))? {
             break;
         }
         last = Some((batch, row.get(1)?));
+        count = count.saturating_add(row.get(3)?);
     }
     Ok(last)
 }

@@ -132,8 +132,8 @@ impl Store for SqliteStore {
         &mut self,
         token: FencingToken,
         settled_before_ms: i64,
-        batches_max: u32,
+        rows_max: u32,
     ) -> Result<u64, OutboxError> {
-        repairs::prune(&mut self.connection, token, settled_before_ms, batches_max)
+        repairs::prune(&mut self.connection, token, settled_before_ms, rows_max)
     }
 }
