@@ -6,7 +6,7 @@ use std::time::Duration;
 use homing_broker::{Broker, BrokerOptions, RunningBroker};
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::support::{Admin, Group, Producer, Serve, Served, embedded_broker};
+use crate::support::{Admin, Group, Producer, Serve, Served, embedded_broker, eventually};
 use crate::wire::{Committer, Wire};
 
 const COORDINATOR_NOT_AVAILABLE: i16 = 15;
@@ -47,18 +47,24 @@ fn embedded_a_full_disk_refuses_records_and_commits_and_loses_none() {
     assert_eq!(wire.commit("g", "t", &by, 9_999), COORDINATOR_NOT_AVAILABLE, "refused at once from then on");
     let kept = |address: &str| Group::new(address, "g", &[]).committed("t", 0).unwrap().0;
     assert_eq!(kept(&address), committed);
-    served.kill();
+    let all_acknowledged = |address: &str| {
+        let mut expected = acknowledged.clone();
+        expected.sort_unstable();
+        let read = Group::assigned(address, "t", 1, &[]).read(acknowledged.len());
+        assert!(read.iter().map(|r| r.offset).eq(expected), "every acknowledged record is there");
+    };
+    all_acknowledged(&address);
 
+    served.make_room();
+    let next = acknowledged.len() as i64;
+    assert_eq!(Producer::new(&address, &[]).send("t", 0, &["room again"]), [next]);
+    eventually("commits work again", || (wire.commit("g", "t", &by, 7_777) == 0).then_some(()));
+    served.kill();
     let broker = embedded_broker(dir.path(), None);
     let address = broker.addr().to_string();
-    let mut expected = acknowledged.clone();
-    expected.sort_unstable();
-    let read = Group::assigned(&address, "t", 1, &[]).read(acknowledged.len());
-    assert!(read.iter().map(|r| r.offset).eq(expected), "every acknowledged record is there");
-    assert_eq!(kept(&address), committed);
-    let next = Producer::new(&address, &[]).send("t", 0, &["room again"]);
-    assert_eq!(next, [acknowledged.len() as i64]);
-    assert_eq!(Wire::to_coordinator(&address, "g").commit("g", "t", &by, committed + 1), 0);
+    all_acknowledged(&address);
+    assert_eq!(kept(&address), 7_777);
+    assert_eq!(Producer::new(&address, &[]).send("t", 0, &["and on"]), [next + 1]);
 }
 
 fn start(dir: &Path, truncate_corrupted: bool) -> RunningBroker {

@@ -49,7 +49,7 @@ impl Served {
             None => Command::new(itself),
             Some(kib) => {
                 // Ignored, the signal for "file too large" becomes an error of the write.
-                let script = "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\"";
+                let script = "trap '' XFSZ; ulimit -S -f \"$0\"; exec \"$@\"";
                 let mut shell = Command::new("bash");
                 shell.args(["-c", script, &kib.to_string()]).arg(itself);
                 shell
@@ -69,6 +69,13 @@ impl Served {
             line.split("serving at ").nth(1).map(|address| address.trim().parse().unwrap())
         });
         Self { child, address: address.expect("the child serves") }
+    }
+
+    /// Takes the limit on file sizes away: the disk has room again.
+    pub fn make_room(&self) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("prlimit").args(["--fsize=unlimited:", "--pid", &pid]).status().unwrap();
+        assert!(status.success(), "prlimit (package util-linux) failed");
     }
 
     /// SIGKILL.
