@@ -1,0 +1,103 @@
+//! `homing consume --exec`: commands per record.
+
+use crate::support::{Home, wait_until};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+fn filled(lines: &str) -> Home {
+    let home = Home::new();
+    home.run_with(["send", "--topic", "orders", "--key-field", "k"], lines.as_bytes()).expect(0, &[]);
+    home.run(["run", "--until-drained"]).expect(0, &[]);
+    home
+}
+
+#[test]
+fn a_command_gets_the_record_as_json_and_in_variables() {
+    let home = filled("{\"k\":\"a b\"}\n");
+    let command = "cat > record.json; echo \"$HOMING_TOPIC|$HOMING_KEY|$HOMING_SEQ|$HOMING_OFFSET|$HOMING_ID\" > vars";
+    let args = ["consume", "--topic", "orders", "--group", "g", "--max-messages", "1", "--json", "--exec", command];
+    let summary = home.run(args).expect(0, &[]).json();
+    assert_eq!(summary["counts"]["finished"], json!(1));
+    let record: Value = serde_json::from_str(&std::fs::read_to_string(home.path().join("record.json")).unwrap()).unwrap();
+    assert_eq!(record["payload"], json!("{\"k\":\"a b\"}"));
+    let vars = std::fs::read_to_string(home.path().join("vars")).unwrap();
+    assert_eq!(vars.trim(), format!("orders|a b|1|0|{}", record["id"].as_str().unwrap()));
+}
+
+#[test]
+fn a_failing_command_is_tried_again_then_its_record_is_a_dead_letter() {
+    let home = filled("{\"k\":\"good\"}\n{\"k\":\"bad\"}\n{\"k\":\"good\"}\n");
+    let command = "echo x >> tried-$HOMING_KEY; test \"$HOMING_KEY\" != bad";
+    let args = [
+        "consume", "--topic", "orders", "--group", "g", "--until-idle", "1", "--attempts", "3",
+        "--set", "consumer.retry_backoff_first_ms=1", "--exec", command,
+    ];
+    home.run(args).expect(1, &["1 records were given up", "g.dlq"]);
+    let tried = |key| std::fs::read_to_string(home.path().join(format!("tried-{key}"))).unwrap().lines().count();
+    assert_eq!((tried("good"), tried("bad")), (2, 3));
+    let letters = home.consume_all("g.dlq", "look");
+    assert_eq!(letters.len(), 1);
+    let headers = &letters[0]["headers"];
+    assert_eq!((&letters[0]["key"], &headers["homing-dlq-topic"]), (&json!("bad"), &json!("orders")));
+    assert!(headers["homing-dlq-reason"].as_str().unwrap().contains("exit code 1"), "{headers}");
+    assert_eq!(home.consume_all("orders", "g").len(), 0, "given up counts as done");
+}
+
+#[test]
+fn a_command_that_does_not_exist_stops_and_loses_nothing() {
+    let home = filled("{\"k\":1}\n");
+    let args = ["consume", "--topic", "orders", "--group", "g", "--exec", "no-such-command-here"];
+    home.run(args).expect(2, &["no such command"]);
+    assert_eq!(home.consume_all("orders", "g").len(), 1, "it was not committed");
+}
+
+#[test]
+fn without_a_dead_letter_topic_a_failing_command_stops_the_consumer() {
+    let home = filled("{\"k\":1}\n");
+    let args = [
+        "consume", "--topic", "orders", "--group", "g", "--attempts", "2", "--dead-letter", "none",
+        "--set", "consumer.retry_backoff_first_ms=1", "--exec", "exit 3",
+    ];
+    home.run(args).expect(2, &["exit code 3", "--dead-letter"]);
+    assert_eq!(home.consume_all("orders", "g").len(), 1, "it was not committed");
+}
+
+#[test]
+fn commands_of_one_key_run_in_order_and_of_many_keys_at_once() {
+    let lines: String = (0..120).map(|n| format!("{{\"k\":\"k{}\",\"n\":{n}}}\n", n % 6)).collect();
+    let home = filled(&lines);
+    let command = "echo $HOMING_KEY $HOMING_SEQ >> log; mkdir busy-$HOMING_KEY || echo overlap >> overlaps; \
+                   sleep 0.01; ls -d busy-* | wc -l >> parallel; rmdir busy-$HOMING_KEY";
+    let args = ["consume", "--topic", "orders", "--group", "g", "--max-messages", "120", "--workers", "6", "--exec", command];
+    home.run(args).expect(0, &[]);
+    assert!(!home.path().join("overlaps").exists(), "two commands of one key ran at once");
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    for line in std::fs::read_to_string(home.path().join("log")).unwrap().lines() {
+        let (key, seq) = line.split_once(' ').unwrap();
+        let seq = seq.parse().unwrap();
+        assert!(last.insert(key.to_owned(), seq).is_none_or(|before| before < seq), "{line}");
+    }
+    let parallel = std::fs::read_to_string(home.path().join("parallel")).unwrap();
+    assert!(parallel.lines().any(|line| line.trim().parse::<u32>().unwrap() > 1), "never two at once");
+}
+
+#[test]
+fn sigterm_lets_running_commands_finish_and_commits_them() {
+    let home = filled("{\"k\":1}\n");
+    let command = "touch begun; sleep 1; touch done";
+    let consuming = home.start("consume", ["consume", "--topic", "orders", "--group", "g", "--exec", command]);
+    wait_until("the command has begun", || home.path().join("begun").exists());
+    consuming.stop("TERM").expect(0, &[]);
+    assert!(home.path().join("done").exists());
+    assert_eq!(home.consume_all("orders", "g").len(), 0, "its record was committed");
+}
+
+#[test]
+fn a_group_that_never_committed_begins_where_it_is_told() {
+    let home = filled("{\"k\":1}\n");
+    let args = ["consume", "--topic", "orders", "--group", "g", "--from", "error", "--until-idle", "1"];
+    home.run(args).expect(2, &["no committed offset", "--from earliest"]);
+    let args = ["consume", "--topic", "orders", "--group", "g", "--from", "latest", "--until-idle", "1"];
+    assert_eq!(home.run(args).expect(0, &[]).out, "");
+    assert_eq!(home.consume_all("orders", "g").len(), 0, "latest was committed as the beginning");
+}

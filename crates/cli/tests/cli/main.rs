@@ -1,0 +1,11 @@
+//! Drives the real `homing` binary the way people and scripts do.
+
+mod broker;
+mod consume;
+mod demo;
+mod embedded;
+mod init;
+mod pipeline;
+mod send;
+mod settings;
+mod support;
