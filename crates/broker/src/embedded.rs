@@ -242,6 +242,8 @@ fn serve(options: &BrokerOptions, patience: Duration) -> Result<RunningBroker, H
 
 /// Tries ports one after another, from one that depends on the directory.
 fn start_on_new_port(options: &BrokerOptions) -> Result<RunningBroker, BrokerError> {
+    let in_dir = |error| BrokerError::Dir { dir: options.dir.clone(), error };
+    fs::create_dir_all(&options.dir).map_err(in_dir)?;
     let path = fs::canonicalize(&options.dir).unwrap_or_else(|_| options.dir.clone());
     let seed = crc32c::crc32c(path.as_os_str().as_encoded_bytes());
     let width = PORTS.end - PORTS.start;

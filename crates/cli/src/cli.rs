@@ -1,6 +1,6 @@
 //! The command line: every command and flag, and what its help says.
 
-use crate::commands::{broker, consume, demo, dlq, init, run, send, status};
+use crate::commands::{audit, broker, consume, demo, dlq, init, run, send, status};
 use crate::config::Sources;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -58,6 +58,8 @@ pub enum Command {
     Consume(consume::Flags),
     /// Tells what is on its way, and why it waits
     Status(status::Flags),
+    /// Reads everything back and tells which messages are missing
+    Audit(audit::Flags),
     /// Lists rows that were set aside, and puts them back
     Dlq(dlq::Flags),
     /// Serves the embedded broker alone

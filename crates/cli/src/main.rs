@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Run(flags) => commands::run::run(&flags, &global),
         Command::Consume(flags) => commands::consume::run(&flags, &global),
         Command::Status(flags) => commands::status::run(&flags, &global),
+        Command::Audit(flags) => commands::audit::run(&flags, &global),
         Command::Dlq(flags) => commands::dlq::run(&flags, &global),
         Command::Broker(flags) => commands::broker::run(&flags, &global),
         Command::DemoChild(flags) => commands::demo::run_child(&flags),

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod audit;
 pub mod broker;
 pub mod consume;
 pub mod demo;

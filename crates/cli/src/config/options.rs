@@ -3,6 +3,7 @@
 use super::keys::CLIENT;
 use super::{Settings, Value};
 use crate::exit::Failure;
+use homing::audit::{AuditOptions, Repairing};
 use homing::consumer::{ConsumerOptions, SetAside, StartPolicy};
 use homing::core::ProcessingOrder;
 use homing::outbox::OutboxError;
@@ -216,10 +217,39 @@ impl Settings {
         self.whole("relay.repair_rows_per_second", &mut o.repair_rows_per_second)?;
         self.whole("relay.repair_attempts_max", &mut o.repair_attempts_max)?;
         o.validate().map_err(|error| self.refused("relay", error))?;
-        if o.request_timeout >= o.lease {
-            return Err(self.refused("relay", "request_timeout must be shorter than lease"));
-        }
         Ok(o)
+    }
+
+    /// The auditor's options.
+    ///
+    /// # Errors
+    /// [`Failure`] naming the key or relation that cannot be used.
+    pub fn audit(&self) -> Result<AuditOptions, Failure> {
+        let mut o = AuditOptions::default();
+        self.millis("audit.grace_ms", &mut o.grace);
+        self.millis("audit.check_every_ms", &mut o.check_every);
+        self.millis("audit.topics_every_ms", &mut o.topics_every);
+        self.whole("audit.read_max", &mut o.read_max)?;
+        self.millis("audit.request_timeout_ms", &mut o.request_timeout);
+        if self.text("audit.repair") == Some("off") {
+            o.repair = Repairing::Off;
+        }
+        self.millis("audit.repair_patience_ms", &mut o.repair_patience);
+        self.whole("audit.repair_attempts_max", &mut o.repair_attempts_max)?;
+        self.whole("audit.probes_max", &mut o.probes_max)?;
+        self.whole("audit.gaps_max", &mut o.limits.gaps_max)?;
+        self.whole("audit.memory", &mut o.limits.memory)?;
+        self.whole("audit.epochs_max", &mut o.limits.epochs_max)?;
+        self.whole("audit.streams_max", &mut o.limits.streams_max)?;
+        o.validate().map_err(|error| self.refused("audit", error))?;
+        Ok(o)
+    }
+
+    /// Whether `homing run` audits.
+    pub fn is_auditing(&self) -> bool {
+        let mut enabled = true;
+        self.switch("audit.enabled", &mut enabled);
+        enabled
     }
 
     /// The embedded broker's options for `dir`; the address is left to the caller.
@@ -341,6 +371,7 @@ mod tests {
         );
         assert_eq!(all.kafka("h:1").unwrap(), plain.kafka("h:1").unwrap());
         assert_eq!(format!("{:?}", all.relay().unwrap()), format!("{:?}", RelayOptions::default()));
+        assert_eq!(format!("{:?}", all.audit().unwrap()), format!("{:?}", AuditOptions::default()));
         let dir = BrokerOptions::default().dir;
         assert_eq!(format!("{:?}", all.broker(dir).unwrap()), format!("{:?}", BrokerOptions::default()));
     }

@@ -21,15 +21,18 @@ fn what_was_acknowledged_survives_kill_9_and_sigterm_ends_it_cleanly() {
     let bootstrap = format!("kafka.bootstrap={address}");
     let lines: String = (0..1000).map(|n| format!("{n}\n")).collect();
     home.run_with(["send", "--topic", "orders"], lines.as_bytes()).expect(0, &[]);
-    home.run(["run", "--until-drained", "--set", &bootstrap, "--set", "kafka.create_topics=true"]).expect(0, &[]);
+    home.run(["run", "--until-drained", "--set", &bootstrap, "--set", "kafka.create_topics=true"])
+        .expect(0, &[]);
     broker.kill();
 
     let mut broker = home.start("broker", args);
     assert_eq!(broker.line(), address);
-    let consume = ["consume", "--topic", "orders", "--group", "g", "--set", &bootstrap, "--max-messages", "1000"];
+    let consume =
+        ["consume", "--topic", "orders", "--group", "g", "--set", &bootstrap, "--max-messages", "1000"];
     let consume = consume.into_iter().chain(["--dead-letter", "none"]);
     let records = home.run(consume).expect(0, &[]).json_lines();
-    let mut seen: Vec<u32> = records.iter().map(|r| r["payload"].as_str().unwrap().parse().unwrap()).collect();
+    let mut seen: Vec<u32> =
+        records.iter().map(|r| r["payload"].as_str().unwrap().parse().unwrap()).collect();
     seen.sort_unstable();
     assert_eq!(seen, (0..1000).collect::<Vec<_>>());
     broker.stop("TERM").expect(0, &[]);
@@ -43,6 +46,7 @@ fn a_directory_serves_one_broker_and_an_address_too() {
     let address = line["address"].as_str().unwrap();
     home.run(["broker", "--dir", "data", "--listen", "127.0.0.1:0"]).expect(2, &["data", "another broker"]);
     home.run(["broker", "--dir", "other", "--listen", address]).expect(2, &[address, "--listen"]);
-    home.run(["broker", "--dir", "other", "--listen", "nonsense"]).expect(2, &["--listen nonsense", "HOST:PORT"]);
+    home.run(["broker", "--dir", "other", "--listen", "nonsense"])
+        .expect(2, &["--listen nonsense", "HOST:PORT"]);
     home.run(["broker", "--dir", "other", "--flush", "sometimes"]).expect(2, &["always"]);
 }

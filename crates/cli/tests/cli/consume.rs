@@ -14,11 +14,14 @@ fn filled(lines: &str) -> Home {
 #[test]
 fn a_command_gets_the_record_as_json_and_in_variables() {
     let home = filled("{\"k\":\"a b\"}\n");
-    let command = "cat > record.json; echo \"$HOMING_TOPIC|$HOMING_KEY|$HOMING_SEQ|$HOMING_OFFSET|$HOMING_ID\" > vars";
-    let args = ["consume", "--topic", "orders", "--group", "g", "--max-messages", "1", "--json", "--exec", command];
+    let command =
+        "cat > record.json; echo \"$HOMING_TOPIC|$HOMING_KEY|$HOMING_SEQ|$HOMING_OFFSET|$HOMING_ID\" > vars";
+    let args =
+        ["consume", "--topic", "orders", "--group", "g", "--max-messages", "1", "--json", "--exec", command];
     let summary = home.run(args).expect(0, &[]).json();
     assert_eq!(summary["counts"]["finished"], json!(1));
-    let record: Value = serde_json::from_str(&std::fs::read_to_string(home.path().join("record.json")).unwrap()).unwrap();
+    let record: Value =
+        serde_json::from_str(&std::fs::read_to_string(home.path().join("record.json")).unwrap()).unwrap();
     assert_eq!(record["payload"], json!("{\"k\":\"a b\"}"));
     let vars = std::fs::read_to_string(home.path().join("vars")).unwrap();
     assert_eq!(vars.trim(), format!("orders|a b|1|0|{}", record["id"].as_str().unwrap()));
@@ -29,11 +32,23 @@ fn a_failing_command_is_tried_again_then_its_record_is_a_dead_letter() {
     let home = filled("{\"k\":\"good\"}\n{\"k\":\"bad\"}\n{\"k\":\"good\"}\n");
     let command = "echo x >> tried-$HOMING_KEY; test \"$HOMING_KEY\" != bad";
     let args = [
-        "consume", "--topic", "orders", "--group", "g", "--until-idle", "1", "--attempts", "3",
-        "--set", "consumer.retry_backoff_first_ms=1", "--exec", command,
+        "consume",
+        "--topic",
+        "orders",
+        "--group",
+        "g",
+        "--until-idle",
+        "1",
+        "--attempts",
+        "3",
+        "--set",
+        "consumer.retry_backoff_first_ms=1",
+        "--exec",
+        command,
     ];
     home.run(args).expect(1, &["1 records were given up", "g.dlq"]);
-    let tried = |key| std::fs::read_to_string(home.path().join(format!("tried-{key}"))).unwrap().lines().count();
+    let tried =
+        |key| std::fs::read_to_string(home.path().join(format!("tried-{key}"))).unwrap().lines().count();
     assert_eq!((tried("good"), tried("bad")), (2, 3));
     let letters = home.consume_all("g.dlq", "look");
     assert_eq!(letters.len(), 1);
@@ -55,8 +70,19 @@ fn a_command_that_does_not_exist_stops_and_loses_nothing() {
 fn without_a_dead_letter_topic_a_failing_command_stops_the_consumer() {
     let home = filled("{\"k\":1}\n");
     let args = [
-        "consume", "--topic", "orders", "--group", "g", "--attempts", "2", "--dead-letter", "none",
-        "--set", "consumer.retry_backoff_first_ms=1", "--exec", "exit 3",
+        "consume",
+        "--topic",
+        "orders",
+        "--group",
+        "g",
+        "--attempts",
+        "2",
+        "--dead-letter",
+        "none",
+        "--set",
+        "consumer.retry_backoff_first_ms=1",
+        "--exec",
+        "exit 3",
     ];
     home.run(args).expect(2, &["exit code 3", "--dead-letter"]);
     assert_eq!(home.consume_all("orders", "g").len(), 1, "it was not committed");
@@ -68,7 +94,19 @@ fn commands_of_one_key_run_in_order_and_of_many_keys_at_once() {
     let home = filled(&lines);
     let command = "echo $HOMING_KEY $HOMING_SEQ >> log; mkdir busy-$HOMING_KEY || echo overlap >> overlaps; \
                    sleep 0.01; ls -d busy-* | wc -l >> parallel; rmdir busy-$HOMING_KEY";
-    let args = ["consume", "--topic", "orders", "--group", "g", "--max-messages", "120", "--workers", "6", "--exec", command];
+    let args = [
+        "consume",
+        "--topic",
+        "orders",
+        "--group",
+        "g",
+        "--max-messages",
+        "120",
+        "--workers",
+        "6",
+        "--exec",
+        command,
+    ];
     home.run(args).expect(0, &[]);
     assert!(!home.path().join("overlaps").exists(), "two commands of one key ran at once");
     let mut last: BTreeMap<String, u64> = BTreeMap::new();
@@ -85,7 +123,8 @@ fn commands_of_one_key_run_in_order_and_of_many_keys_at_once() {
 fn sigterm_lets_running_commands_finish_and_commits_them() {
     let home = filled("{\"k\":1}\n");
     let command = "touch begun; sleep 1; touch done";
-    let consuming = home.start("consume", ["consume", "--topic", "orders", "--group", "g", "--exec", command]);
+    let consuming =
+        home.start("consume", ["consume", "--topic", "orders", "--group", "g", "--exec", command]);
     wait_until("the command has begun", || home.path().join("begun").exists());
     consuming.stop("TERM").expect(0, &[]);
     assert!(home.path().join("done").exists());

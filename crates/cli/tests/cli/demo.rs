@@ -8,9 +8,20 @@ fn the_demo_loses_nothing_of_ours_under_kills_and_says_so_in_json() {
     let home = Home::empty();
     let ended = home.run(["demo", "--json", "--seconds", "8"]);
     let report = ended.json();
-    let keys = |value: &serde_json::Value| -> BTreeSet<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let keys = |value: &serde_json::Value| -> BTreeSet<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
     let expected = [
-        "committed", "duplicates", "effects", "gaps", "kills", "lost", "naive", "repaired", "seconds", "sent",
+        "committed",
+        "duplicates",
+        "effects",
+        "gaps",
+        "kills",
+        "lost",
+        "naive",
+        "repaired",
+        "seconds",
+        "sent",
     ];
     assert_eq!(keys(&report), expected.map(str::to_owned).into());
     assert_eq!(keys(&report["naive"]), ["committed", "effects", "lost", "twice"].map(str::to_owned).into());

@@ -7,7 +7,10 @@ fn init_writes_a_commented_file_and_an_outbox_and_keeps_what_is_there() {
     let home = Home::empty();
     home.run(["init"]).expect(0, &["wrote homing.toml", "created the outbox", "homing run"]);
     let written = std::fs::read_to_string(home.path().join("homing.toml")).unwrap();
-    assert!(written.contains("name = \"orders\"") && written.contains("bootstrap = \"embedded\""), "{written}");
+    assert!(
+        written.contains("name = \"orders\"") && written.contains("bootstrap = \"embedded\""),
+        "{written}"
+    );
     for section in ["[relay]", "[consumer]", "[broker]", "[kafka.client]"] {
         assert!(written.contains(section), "{section}");
     }

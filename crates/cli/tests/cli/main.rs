@@ -1,5 +1,6 @@
 //! Drives the real `homing` binary the way people and scripts do.
 
+mod audit;
 mod broker;
 mod consume;
 mod demo;

@@ -18,10 +18,10 @@ fn n(record: &Value) -> u64 {
 fn what_is_sent_is_consumed_once_in_key_order_while_the_relay_runs() {
     let home = Home::new();
     let relay = home.start("run", ["run"]);
-    home.run_with(["send", "--topic", "orders", "--key-field", "customer"], numbers(500).as_bytes()).expect(0, &[]);
-    let ended = home
-        .run(["consume", "--topic", "orders", "--group", "g", "--max-messages", "500"])
+    home.run_with(["send", "--topic", "orders", "--key-field", "customer"], numbers(500).as_bytes())
         .expect(0, &[]);
+    let ended =
+        home.run(["consume", "--topic", "orders", "--group", "g", "--max-messages", "500"]).expect(0, &[]);
     let records = ended.json_lines();
     let seen: BTreeSet<u64> = records.iter().map(n).collect();
     assert_eq!((records.len(), seen.len()), (500, 500));
@@ -48,7 +48,8 @@ fn what_is_sent_is_consumed_once_in_key_order_while_the_relay_runs() {
 #[test]
 fn sigterm_drains_and_a_restart_sends_the_rest_without_a_duplicate() {
     let home = Home::new();
-    home.run_with(["send", "--topic", "orders", "--key-field", "customer"], numbers(5000).as_bytes()).expect(0, &[]);
+    home.run_with(["send", "--topic", "orders", "--key-field", "customer"], numbers(5000).as_bytes())
+        .expect(0, &[]);
     let relay = home.start("run", ["run", "--set", "relay.batch_rows_max=1000"]);
     let status = || home.run(["status", "--json"]).json();
     wait_until("something is settled", || status()["settled"].as_u64().unwrap() > 0);
@@ -65,18 +66,26 @@ fn rows_inserted_by_sqlite3_and_python_are_relayed_while_it_runs() {
     let home = Home::new();
     let relay = home.start("run", ["run"]);
     let database = home.path().join("orders.db");
-    let sql = "INSERT INTO homing_outbox (topic, message_key, payload_text) VALUES ('orders', '42', '{\"n\":1}');";
-    let shell = Command::new("sqlite3").arg(&database).arg(sql).output().expect("sqlite3 is installed (scripts/setup test)");
+    let sql =
+        "INSERT INTO homing_outbox (topic, message_key, payload_text) VALUES ('orders', '42', '{\"n\":1}');";
+    let shell = Command::new("sqlite3")
+        .arg(&database)
+        .arg(sql)
+        .output()
+        .expect("sqlite3 is installed (scripts/setup test)");
     assert!(shell.status.success(), "{shell:?}");
     let script = "import sqlite3, sys\n\
                   db = sqlite3.connect(sys.argv[1], timeout=30)\n\
                   with db:\n    db.execute('CREATE TABLE mine (id INTEGER)')\n    db.execute('INSERT INTO mine VALUES (1)')\n    \
                   db.execute('INSERT INTO homing_outbox (topic, message_key, payload, headers) VALUES (?, ?, ?, ?)', \
                   ('orders', b'42', b'\\xff\\x00', '{\"source\": \"python\"}'))\n";
-    let python = Command::new("python3").args(["-c", script]).arg(&database).output().expect("python3 is installed");
+    let python =
+        Command::new("python3").args(["-c", script]).arg(&database).output().expect("python3 is installed");
     assert!(python.status.success(), "{python:?}");
-    let records =
-        home.run(["consume", "--topic", "orders", "--group", "g", "--max-messages", "2"]).expect(0, &[]).json_lines();
+    let records = home
+        .run(["consume", "--topic", "orders", "--group", "g", "--max-messages", "2"])
+        .expect(0, &[])
+        .json_lines();
     assert_eq!((&records[0]["key"], &records[0]["payload"]), (&json!("42"), &json!("{\"n\":1}")));
     assert_eq!((&records[1]["payload"], &records[1]["encoding"]), (&json!("/wA="), &json!("base64")));
     assert_eq!(records[1]["headers"], json!({"source": "python"}));
@@ -109,7 +118,9 @@ fn status_says_why_rows_wait() {
 #[test]
 fn a_row_kafka_can_never_take_is_listed_mended_and_put_back() {
     let home = Home::new();
-    home.sql().execute("INSERT INTO homing_outbox (topic, payload_text) VALUES ('no topic!', 'x')", []).unwrap();
+    home.sql()
+        .execute("INSERT INTO homing_outbox (topic, payload_text) VALUES ('no topic!', 'x')", [])
+        .unwrap();
     home.run_with(["send", "--topic", "orders"], b"fine\n").expect(0, &[]);
     home.run(["run", "--until-drained"]).expect(0, &[]);
     let listed = home.run(["dlq", "list", "--json"]).expect(1, &[]).json();

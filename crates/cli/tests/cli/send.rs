@@ -19,9 +19,10 @@ fn pair(key: &str, payload: &str) -> (Option<String>, String) {
 fn json_lines_are_sent_and_bad_ones_are_told_with_their_number() {
     let home = Home::new();
     let input = b"{\"id\":7}\n{\"id\":\n\xff\n{\"no\":1}\n\n{\"id\":\"x\"}\n";
-    let ended = home
-        .run_with(["send", "--topic", "orders", "--key-field", "id", "--json"], input)
-        .expect(1, &["line 2: not a whole JSON value", "line 3: not UTF-8", "line 4: no field \"id\"", "sent 2"]);
+    let ended = home.run_with(["send", "--topic", "orders", "--key-field", "id", "--json"], input).expect(
+        1,
+        &["line 2: not a whole JSON value", "line 3: not UTF-8", "line 4: no field \"id\"", "sent 2"],
+    );
     assert_eq!(ended.json(), json!({"sent": 2, "bad": 3, "lines": 6, "next_line": 7}));
     assert_eq!(payloads(&home), [pair("7", "{\"id\":7}"), pair("x", "{\"id\":\"x\"}")]);
 }

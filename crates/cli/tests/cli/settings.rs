@@ -16,7 +16,10 @@ fn a_wrong_file_is_named_with_its_line_and_key() {
         ("[relai]\n", ["homing.toml:4", "[relai]", "relay"]),
         ("[kafka.client]\nacks = 1\n", ["homing.toml:5", "acks", "all"]),
         ("[relay\n", ["homing.toml:4", "TOML", "section"]),
-        ("[relay]\nbatch_rows = 10\nbatch_rows_max = 5\n", ["homing.toml:5", "homing.toml:6", "batch_rows_max"]),
+        (
+            "[relay]\nbatch_rows = 10\nbatch_rows_max = 5\n",
+            ["homing.toml:5", "homing.toml:6", "batch_rows_max"],
+        ),
         ("[relay]\nlease_ms = 1000\n", ["homing.toml:5", "request_timeout", "lease"]),
     ] {
         with(text).run(["run", "--until-drained"]).expect(2, &said);
