@@ -2,12 +2,14 @@
 //!
 //! `consumer_rate BOOTSTRAP TOPIC RECORDS [drop|blocking|async|async-1ms|blocking-1ms] [IN_FLIGHT] [WORKERS]`
 //! reads RECORDS records from the start of TOPIC. `consumer_rate BOOTSTRAP TOPIC RECORDS fill [zipf]`
-//! writes them: 100 bytes each, 10,000 keys.
+//! makes the topic with 6 partitions and writes them: 100 bytes each, 10,000 keys.
 
 use homing::consumer::{Consumer, ConsumerOptions, Outcome};
 use homing::kafka::partition_list::TopicPartition;
 use homing::kafka::reader::{ReadFrom, TopicReader};
 use homing::{KafkaConfig, Partition, Shutdown, TopicName};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::error::Error;
 use std::sync::Arc;
@@ -42,6 +44,10 @@ fn main() -> Result<(), Anything> {
 }
 
 fn fill(config: &KafkaConfig, topic: &str, records: u64, zipf: bool) -> Result<(), Anything> {
+    let admin: AdminClient<DefaultClientContext> = config.admin_config()?.create()?;
+    let new = NewTopic::new(topic, 6, TopicReplication::Fixed(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(admin.create_topics([&new], &AdminOptions::new()))?;
     let mut settings = config.producer_config()?;
     settings.set("linger.ms", "20").set("queue.buffering.max.messages", "1000000");
     let producer: BaseProducer = settings.create()?;
