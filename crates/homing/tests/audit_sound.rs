@@ -1,22 +1,13 @@
 //! The auditor on sound traffic: it finds nothing, and knows that everything is there.
 #![allow(clippy::unwrap_used)] // everything in this file is a test
 
-mod relay_bench;
+mod audit_bench;
 
+use audit_bench::{Bench, audit_once, message, options, wait_until};
 use homing::audit::{AuditOptions, Auditor, Outcome};
 use homing::kafka::partition_list::TopicPartition;
 use homing::{Partition, Shutdown, TopicName};
-use relay_bench::{Bench, message, wait_until};
 use std::time::Duration;
-
-fn options() -> AuditOptions {
-    AuditOptions {
-        grace: Duration::from_millis(300),
-        check_every: Duration::from_millis(20),
-        topics_every: Duration::from_millis(50),
-        ..AuditOptions::default()
-    }
-}
 
 #[test]
 fn sound_traffic_leads_to_no_finding_and_is_verified_to_its_end() {

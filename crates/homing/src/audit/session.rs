@@ -247,6 +247,9 @@ impl<'a> Session<'a> {
     }
 
     fn consult(&mut self, lanes: &[AuditLane], now_ms: i64) -> Result<(), AuditError> {
+        for watched in &mut self.watched {
+            note_never_given(watched, &self.stream, lanes);
+        }
         let grace_ms = u64::try_from(self.options.grace.as_millis()).unwrap_or(u64::MAX);
         let mut ends: HashMap<TopicPartition, bool> = HashMap::new();
         for lane in lanes {
@@ -263,10 +266,6 @@ impl<'a> Session<'a> {
             for gap in watched.open_gaps(&self.stream, lane.epoch) {
                 let voided = self.store.voided(&range(gap.from, gap.to))?;
                 watched.voided(&self.stream, lane.epoch, &voided);
-            }
-            if let Some(detector) = watched.lane(&self.stream, lane.epoch) {
-                let beyond = detector.highest().map_or(0, |high| high.0.saturating_sub(lane.next_seq.0 - 1));
-                note_never_given(watched, lane, beyond);
             }
             // What the relay has numbered and not settled is not missing: it will be sent yet.
             let pending = Seq(lane.settled + 1)..lane.next_seq;
@@ -337,13 +336,23 @@ impl<'a> Session<'a> {
     }
 }
 
-fn note_never_given(watched: &mut Watched, lane: &AuditLane, beyond: u64) {
-    if beyond > watched.counts.never_given {
+/// Counts the numbers that were read and that the outbox, asked afterwards, has not given.
+fn note_never_given(watched: &mut Watched, stream: &StreamName, lanes: &[AuditLane]) {
+    let mut strange = 0;
+    for epoch in watched.epochs(stream) {
+        let lane = lanes.iter().find(|lane| {
+            (&lane.topic, lane.partition, lane.epoch) == (&watched.at.topic, watched.at.partition, epoch)
+        });
+        let given = lane.map_or(0, |lane| lane.next_seq.0 - 1);
+        let highest = watched.lane(stream, epoch).and_then(|lane| lane.highest()).map_or(0, |high| high.0);
+        strange += highest.saturating_sub(given);
+    }
+    if strange > watched.counts.never_given {
         if watched.counts.never_given == 0 {
-            tracing::error!(at = %watched.at, epoch = lane.epoch.0, given = lane.next_seq.0 - 1, beyond,
+            tracing::error!(at = %watched.at, strange,
                 "records bear numbers this outbox never gave (X12: database restored or copied)");
         }
-        watched.counts.never_given = beyond;
+        watched.counts.never_given = strange;
         watched.dirty = true;
     }
 }
