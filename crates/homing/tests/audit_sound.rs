@@ -3,7 +3,7 @@
 
 mod audit_bench;
 
-use audit_bench::{Bench, audit_once, message, options, wait_until};
+use audit_bench::{Bench, message, options, wait_until};
 use homing::audit::{AuditOptions, Auditor, Outcome};
 use homing::kafka::partition_list::TopicPartition;
 use homing::{Partition, Shutdown, TopicName};

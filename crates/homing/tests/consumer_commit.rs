@@ -1,5 +1,6 @@
 //! What is committed and when, and where a consumer begins: maps, bad metadata, start policies,
 //! lost positions.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
 
 mod consumer_support;
 
@@ -27,8 +28,10 @@ impl Door {
     }
 }
 
-fn counted() -> (Arc<Mutex<BTreeMap<u32, u32>>>, impl Fn(u32) + Clone + Send + Sync + 'static) {
-    let counts: Arc<Mutex<BTreeMap<u32, u32>>> = Arc::default();
+type Counts = Arc<Mutex<BTreeMap<u32, u32>>>;
+
+fn counted() -> (Counts, impl Fn(u32) + Clone + Send + Sync + 'static) {
+    let counts = Counts::default();
     let into = Arc::clone(&counts);
     (counts, move |number| *into.lock().unwrap().entry(number).or_default() += 1)
 }

@@ -3,6 +3,7 @@
 //! The consumer runs in a child process (this test binary again), whose step
 //! observer kills it the n-th time a step is reached. Effects go into SQLite:
 //! once per number with the inbox, at least once without it.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
 
 mod consumer_support;
 

@@ -1,4 +1,5 @@
 //! Several members: partitions move under load, nothing is lost, and late completions change nothing.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
 
 mod consumer_support;
 

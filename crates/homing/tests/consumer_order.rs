@@ -1,4 +1,5 @@
 //! Order by key, by partition and none; batches and async; the limits on what is in flight.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
 
 mod consumer_support;
 

@@ -1,5 +1,6 @@
 //! Failures: retries in lane order, dead letters behind their acknowledgement, parked keys, panics,
 //! and stopping for good.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
 
 mod consumer_support;
 
@@ -44,8 +45,8 @@ fn a_retried_record_holds_its_key_back_and_nobody_else() {
             *tries
         };
         // Every 37th fails three times, by word or by asking for a pause of its own.
-        if number % 37 == 0 && tries <= 3 {
-            return if number % 2 == 0 {
+        if number.is_multiple_of(37) && tries <= 3 {
+            return if number.is_multiple_of(2) {
                 Outcome::retry("not yet")
             } else {
                 Outcome::Retry { after: Some(Duration::from_millis(1)), reason: "soon".into() }

@@ -43,7 +43,7 @@ impl Orders {
             let order_no = tx.last_insert_rowid();
             let payload = format!(r#"{{"order_no":{order_no},"customer":"{customer}"}}"#);
             tx.execute("UPDATE orders SET payload = ?2 WHERE order_no = ?1", (order_no, &payload))?;
-            Outbox::enqueue(&tx, &Message::new(TOPIC)?.key(customer).payload(payload))?;
+            Outbox::enqueue(&tx, Message::new(TOPIC)?.key(customer).payload(payload))?;
         }
         tx.commit()?;
         Ok(())

@@ -1,4 +1,5 @@
 //! Relay and consumer are killed with SIGKILL, at every step and at random; every order must have one effect.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
 
 use homing::outbox::SqliteOutbox;
 use homing_broker::{Broker, BrokerOptions, RunningBroker};
@@ -30,7 +31,7 @@ impl Scene {
             Broker::start(BrokerOptions { dir: dir.path().join("broker"), ..BrokerOptions::default() })
                 .unwrap();
         let outbox =
-            SqliteOutbox::create(&dir.path().join("orders.db"), &StreamName::parse("lab").unwrap()).unwrap();
+            SqliteOutbox::create(dir.path().join("orders.db"), &StreamName::parse("lab").unwrap()).unwrap();
         let enough = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&enough);
         let application = std::thread::spawn(move || {

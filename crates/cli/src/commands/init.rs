@@ -20,7 +20,7 @@ pub struct Flags {
     /// The database for the outbox, for a new file; it may be your application's [default: sqlite:STREAM.db]
     #[arg(long, value_name = "sqlite:FILE")]
     database: Option<String>,
-    /// The brokers, for a new file: host:port[,host:port] or embedded
+    /// The brokers, for a new file: host:port, or several parted by commas, or embedded
     #[arg(long, value_name = "BROKERS", default_value = EMBEDDED)]
     bootstrap: String,
     /// Only prints the SQL that creates the outbox

@@ -19,7 +19,7 @@ const ROWS_A_TRANSACTION: u64 = 1000;
 /// When the database, the broker or a client fails.
 pub fn run(records: u64) -> Result<Vec<Line>, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
-    let outbox = SqliteOutbox::create(&dir.path().join("orders.db"), &StreamName::parse("bench")?)?;
+    let outbox = SqliteOutbox::create(dir.path().join("orders.db"), &StreamName::parse("bench")?)?;
     fill(&outbox, records)?;
     let drain = drain_alone(&outbox)?;
     let broker = BrokerProcess::start(&dir.path().join("broker"), "never")?;
@@ -51,7 +51,7 @@ fn fill(outbox: &SqliteOutbox, records: u64) -> Result<(), Box<dyn Error>> {
         let tx = connection.transaction()?;
         for n in first..(first + ROWS_A_TRANSACTION).min(records) {
             let key = format!("key-{:06}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 10_000);
-            Outbox::enqueue(&tx, &Message::new("orders")?.key(key).payload(payload.clone()))?;
+            Outbox::enqueue(&tx, Message::new("orders")?.key(key).payload(payload.clone()))?;
         }
         tx.commit()?;
     }

@@ -10,7 +10,7 @@ use homing_core::StreamName;
 use homing_lab::{effects, process, unsafe_arms, workload};
 use std::cell::RefCell;
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,7 +97,7 @@ thread_local! {
 }
 
 /// Applies one order through the inbox: the effect and the inbox's row in one transaction.
-fn handle(path: &PathBuf, how: Apply, record: &Record) -> Outcome {
+fn handle(path: &Path, how: Apply, record: &Record) -> Outcome {
     let applied = CONNECTION.with_borrow_mut(|connection| apply(path, how, connection, record));
     applied.map_or_else(|error| Outcome::Retry { after: None, reason: error.to_string() }, |()| Outcome::Ok)
 }

@@ -15,7 +15,7 @@ pub fn run(dir: &Path, rate: u64, shutdown: &Shutdown) -> Ending {
     orders::at_rate(rate, shutdown, || {
         let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let order = orders::insert_next(&tx)?;
-        Outbox::enqueue(&tx, &Message::new(orders::TOPIC)?.key(order.customer).payload(order.payload))?;
+        Outbox::enqueue(&tx, Message::new(orders::TOPIC)?.key(order.customer).payload(order.payload))?;
         Ok(tx.commit()?)
     })?;
     Ok(Outcome::Fine)

@@ -7,7 +7,7 @@ use homing::inbox::{Applied, Inbox};
 use homing::{Consumer, ConsumerOptions, KafkaConfig, Record, Shutdown};
 use rusqlite::Connection;
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Our consumer group.
 const GROUP: &str = "billing";
@@ -30,7 +30,7 @@ pub fn run(dir: &Path, bootstrap: &str, shutdown: &Shutdown) -> Ending {
     Ok(Outcome::Fine)
 }
 
-fn handle(path: &PathBuf, record: &Record) -> Handled {
+fn handle(path: &Path, record: &Record) -> Handled {
     match CONNECTION.with_borrow_mut(|connection| apply(path, connection, record)) {
         Ok(()) => Handled::Ok,
         Err(failure) => Handled::Retry { after: None, reason: failure.to_string() },
