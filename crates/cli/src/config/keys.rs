@@ -170,7 +170,7 @@ pub const KEYS: &[Key] = &[
     key(
         "relay.request_timeout_ms",
         Millis(10),
-        "5000",
+        "2000",
         "how long one question to Kafka waits, at most a third of lease_ms",
         "too low: a slow broker looks dead; too high: trouble is noticed late",
     ),
