@@ -3,6 +3,8 @@
 mod file;
 pub mod keys;
 mod options;
+#[cfg(test)]
+mod reference;
 pub mod template;
 mod value;
 
