@@ -391,8 +391,11 @@ pub(super) unsafe extern "C" fn on_log(
 ) {
     // SAFETY: called by librdkafka with zero-terminated strings.
     let (facility, line) = unsafe { (text(facility), text(line)) };
-    // Its errors are connection trouble that it goes on to mend: a warning in our terms.
+    // Its errors are connection trouble that it goes on to mend: a warning in our terms. That a
+    // setting which Homing chose knowingly is "experimental" is nothing to warn a user of.
+    let is_our_choice = facility == "CONFWARN" && line.contains("enable.gapless.guarantee");
     match level {
+        _ if is_our_choice => tracing::debug!(target: "homing::librdkafka", facility, "{line}"),
         0..=4 => tracing::warn!(target: "homing::librdkafka", facility, "{line}"),
         5 | 6 => tracing::info!(target: "homing::librdkafka", facility, "{line}"),
         _ => tracing::debug!(target: "homing::librdkafka", facility, "{line}"),
