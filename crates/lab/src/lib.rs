@@ -7,7 +7,9 @@
 pub mod bench;
 pub mod checker;
 pub mod effects;
+pub mod job;
 pub mod process;
+pub mod scene;
 pub mod unsafe_arms;
 pub mod wire;
 pub mod workload;

@@ -18,7 +18,11 @@ use std::time::Duration;
 ///
 /// # Errors
 /// When the database or the client refuses.
-pub fn relay_that_marks_on_enqueue(bootstrap: &str, outbox: &Path) -> Result<(), Box<dyn Error>> {
+pub fn relay_that_marks_on_enqueue(
+    bootstrap: &str,
+    topic: &str,
+    outbox: &Path,
+) -> Result<(), Box<dyn Error>> {
     let connection = Connection::open(outbox)?;
     connection.busy_timeout(Duration::from_secs(30))?;
     connection.execute_batch("CREATE TABLE IF NOT EXISTS unsafe_cursor (last INTEGER NOT NULL)")?;
@@ -42,7 +46,7 @@ pub fn relay_that_marks_on_enqueue(bootstrap: &str, outbox: &Path) -> Result<(),
             continue;
         };
         for (_, key, payload) in &page {
-            let sent = producer.send(BaseRecord::to(workload::TOPIC).key(key).payload(payload));
+            let sent = producer.send(BaseRecord::to(topic).key(key).payload(payload));
             sent.map_err(|(error, _)| error)?;
         }
         connection.execute("DELETE FROM unsafe_cursor", [])?;
@@ -54,15 +58,20 @@ pub fn relay_that_marks_on_enqueue(bootstrap: &str, outbox: &Path) -> Result<(),
 ///
 /// # Errors
 /// When the database or the client refuses.
-pub fn consumer_that_auto_commits(bootstrap: &str, database: &Path) -> Result<(), Box<dyn Error>> {
+pub fn consumer_that_auto_commits(
+    bootstrap: &str,
+    topic: &str,
+    group: &str,
+    database: &Path,
+) -> Result<(), Box<dyn Error>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
-        .set("group.id", "unsafe")
+        .set("group.id", group)
         .set("group.instance.id", "unsafe-1")
         .set("auto.offset.reset", "earliest")
         .set("auto.commit.interval.ms", "20")
         .create()?;
-    consumer.subscribe(&[workload::TOPIC])?;
+    consumer.subscribe(&[topic])?;
     let (jobs, taken) = channel::<(Vec<u8>, Vec<u8>)>();
     let mut connection = effects::open(database)?;
     let worker = std::thread::spawn(move || {

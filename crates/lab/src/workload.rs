@@ -7,27 +7,31 @@ use rusqlite::Connection;
 use std::error::Error;
 use std::path::Path;
 
-/// The topic the orders go to.
-pub const TOPIC: &str = "orders";
-
 /// An application on its own connection, committing seeded orders.
 pub struct Orders {
     connection: Connection,
+    topic: String,
     random: u64,
     customers: u64,
 }
 
 impl Orders {
-    /// Opens the application's side of the outbox's database and creates its business table.
+    /// Opens the application's side of the outbox's database and creates its business table; the
+    /// orders go to `topic`.
     ///
     /// # Errors
     /// When the database refuses.
-    pub fn open(outbox: &SqliteOutbox, seed: u64, customers: u64) -> Result<Self, Box<dyn Error>> {
+    pub fn open(
+        outbox: &SqliteOutbox,
+        topic: &str,
+        seed: u64,
+        customers: u64,
+    ) -> Result<Self, Box<dyn Error>> {
         let connection = outbox.connect()?;
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS orders (order_no INTEGER PRIMARY KEY, customer TEXT NOT NULL, payload TEXT NOT NULL)",
         )?;
-        Ok(Self { connection, random: seed | 1, customers })
+        Ok(Self { connection, topic: topic.to_owned(), random: seed | 1, customers })
     }
 
     /// Commits one transaction of `count` orders, each with its message.
@@ -43,7 +47,7 @@ impl Orders {
             let order_no = tx.last_insert_rowid();
             let payload = format!(r#"{{"order_no":{order_no},"customer":"{customer}"}}"#);
             tx.execute("UPDATE orders SET payload = ?2 WHERE order_no = ?1", (order_no, &payload))?;
-            Outbox::enqueue(&tx, Message::new(TOPIC)?.key(customer).payload(payload))?;
+            Outbox::enqueue(&tx, Message::new(self.topic.as_str())?.key(customer).payload(payload))?;
         }
         tx.commit()?;
         Ok(())

@@ -1,91 +1,43 @@
 //! Relay and consumer are killed with SIGKILL, at every step and at random; every order must have one effect.
 #![allow(clippy::unwrap_used)] // everything in this file is a test
 
-use homing::outbox::SqliteOutbox;
 use homing_broker::{Broker, BrokerOptions, RunningBroker};
-use homing_core::StreamName;
 use homing_lab::bench::broker::create_topic;
-use homing_lab::checker::{Committed, Report, check, check_unstamped};
+use homing_lab::checker::Report;
+use homing_lab::job::{Role, Site};
 use homing_lab::process::{Ended, Worker};
-use homing_lab::{effects, wire, workload};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use homing_lab::scene::{Pace, Scene};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A broker, an outbox with an application at work on it, and the consumer's database.
-struct Scene {
-    dir: tempfile::TempDir,
-    broker: RunningBroker,
-    application: Option<JoinHandle<()>>,
-    enough: Arc<AtomicBool>,
+/// A cluster, and a scene on it: `HOMING_TEST_BOOTSTRAP` names an Apache Kafka; without it a broker of our own.
+struct Bench {
+    scene: Scene,
+    _embedded: Option<(RunningBroker, tempfile::TempDir)>,
 }
 
-impl Scene {
+impl Bench {
     fn begin(seed: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let broker =
-            Broker::start(BrokerOptions { dir: dir.path().join("broker"), ..BrokerOptions::default() })
-                .unwrap();
-        let outbox =
-            SqliteOutbox::create(dir.path().join("orders.db"), &StreamName::parse("lab").unwrap()).unwrap();
-        let enough = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&enough);
-        let application = std::thread::spawn(move || {
-            let mut orders = workload::Orders::open(&outbox, seed, 20).unwrap();
-            while !told.load(Ordering::Relaxed) {
-                orders.commit(3).unwrap();
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        let embedded = std::env::var("HOMING_TEST_BOOTSTRAP").err().map(|_| {
+            let dir = tempfile::tempdir().unwrap();
+            let options = BrokerOptions { dir: dir.path().to_owned(), ..BrokerOptions::default() };
+            (Broker::start(options).unwrap(), dir)
         });
-        Self { dir, broker, application: Some(application), enough }
+        let site = match &embedded {
+            Some((broker, _)) => Site::single(broker.addr().to_string()),
+            None => Site::at(&std::env::var("HOMING_TEST_BOOTSTRAP").unwrap()).unwrap(),
+        };
+        let scene = Scene::begin(env!("CARGO_BIN_EXE_lab-worker"), site, seed, Pace::default()).unwrap();
+        Self { scene, _embedded: embedded }
     }
 
-    fn outbox_path(&self) -> PathBuf {
-        self.dir.path().join("orders.db")
+    fn worker(&self, role: Role, kill: Option<&str>) -> Worker {
+        self.scene.worker(role, kill).unwrap()
     }
 
-    fn effects_path(&self) -> PathBuf {
-        self.dir.path().join("effects.db")
-    }
-
-    fn worker(&self, role: &str, kill: Option<&str>) -> Worker {
-        let database = if role.ends_with("relay") { self.outbox_path() } else { self.effects_path() };
-        let bootstrap = self.broker.addr().to_string();
-        let mut args = vec![role.to_owned(), bootstrap, database.to_str().unwrap().to_owned()];
-        args.extend(kill.map(str::to_owned));
-        let mut worker = Worker::spawn(env!("CARGO_BIN_EXE_lab-worker"), args).unwrap();
-        assert_eq!(worker.line().unwrap().as_deref(), Some("ready"));
-        worker
-    }
-
-    /// Has the application stop; everything it committed.
-    fn stop_committing(&mut self) -> Vec<Committed> {
-        self.enough.store(true, Ordering::Relaxed);
-        self.application.take().unwrap().join().unwrap();
-        workload::committed(&self.outbox_path()).unwrap()
-    }
-
-    /// Lets unharmed workers finish what is left, then compares everything.
-    fn finish(mut self) -> Report {
-        let committed = self.stop_committing();
-        let (mut relay, mut consumer) = (self.worker("relay", None), self.worker("consumer", None));
-        let deadline = Instant::now() + PATIENCE;
-        while effects::count(&self.effects_path()).unwrap() < committed.len() as i64
-            && Instant::now() < deadline
-        {
-            assert_eq!(relay.wait(Duration::from_millis(20)).unwrap(), None, "the relay must not give up");
-            assert_eq!(
-                consumer.wait(Duration::from_millis(20)).unwrap(),
-                None,
-                "the consumer must not give up"
-            );
-        }
-        let wire = wire::read_topic(&self.broker.addr().to_string(), workload::TOPIC, PATIENCE).unwrap();
-        check(&committed, &wire, &effects::read(&self.effects_path()).unwrap())
+    fn finish(self) -> Report {
+        self.scene.finish(PATIENCE).unwrap()
     }
 }
 
@@ -109,8 +61,8 @@ const RELAY_STEPS: &[&str] = &[
 const CONSUMER_STEPS: &[&str] =
     &["consumer.polled", "consumer.handled", "consumer.tracked", "consumer.committed"];
 
-fn kill_at_every_step(role: &str, other: &str, steps: &[&str]) {
-    let scene = Scene::begin(7);
+fn kill_at_every_step(role: Role, other: Role, steps: &[&str]) {
+    let scene = Bench::begin(7);
     let _unharmed = scene.worker(other, None);
     for nth in [1, 2, 5] {
         for step in steps {
@@ -122,27 +74,27 @@ fn kill_at_every_step(role: &str, other: &str, steps: &[&str]) {
     }
     drop(_unharmed);
     let report = scene.finish();
-    println!("{role} killed at each of {steps:?}, three times: {report}");
+    println!("{role:?} killed at each of {steps:?}, three times: {report}");
     assert!(report.committed > 100, "the application must have been at work: {report}");
     assert!(report.violations.is_empty(), "{report}");
 }
 
 #[test]
 fn a_relay_killed_between_every_two_steps_loses_and_reorders_nothing() {
-    kill_at_every_step("relay", "consumer", RELAY_STEPS);
+    kill_at_every_step(Role::Relay, Role::Consumer, RELAY_STEPS);
 }
 
 #[test]
 fn a_consumer_killed_between_every_two_steps_applies_every_order_once() {
-    kill_at_every_step("consumer", "relay", CONSUMER_STEPS);
+    kill_at_every_step(Role::Consumer, Role::Relay, CONSUMER_STEPS);
 }
 
 #[test]
 fn a_relay_killed_while_it_takes_over_from_a_killed_relay_loses_nothing() {
-    let scene = Scene::begin(11);
+    let scene = Bench::begin(11);
     for _ in 0..5 {
-        expect_suicide(&mut scene.worker("relay", Some("relay.all_sent:2")), "relay.all_sent");
-        expect_suicide(&mut scene.worker("relay", Some("relay.tail_read:1")), "relay.tail_read");
+        expect_suicide(&mut scene.worker(Role::Relay, Some("relay.all_sent:2")), "relay.all_sent");
+        expect_suicide(&mut scene.worker(Role::Relay, Some("relay.tail_read:1")), "relay.tail_read");
     }
     let report = scene.finish();
     println!("relay killed while taking over: {report}");
@@ -154,7 +106,7 @@ fn two_hundred_random_kills_lose_nothing_and_apply_every_order_once() {
     const KILLS: usize = 200;
     let seed = std::env::var("HOMING_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x5eed);
     println!("seed {seed} (set HOMING_TEST_SEED to repeat)");
-    let scene = Scene::begin(seed);
+    let scene = Bench::begin(seed);
     let mut random = seed | 1;
     let mut pause = move || {
         random ^= random << 13;
@@ -162,13 +114,13 @@ fn two_hundred_random_kills_lose_nothing_and_apply_every_order_once() {
         random ^= random << 17;
         Duration::from_millis(20 + random % 180)
     };
-    let mut workers = ["relay", "consumer"].map(|role| (role, Some(scene.worker(role, None))));
+    let mut workers = [Role::Relay, Role::Consumer].map(|role| (role, Some(scene.worker(role, None))));
     for kill in 0..KILLS {
         let (role, worker) = &mut workers[kill % 2];
         let mut victim = worker.take().unwrap();
-        assert_eq!(victim.wait(pause()).unwrap(), None, "a {role} must not end by itself");
+        assert_eq!(victim.wait(pause()).unwrap(), None, "a {role:?} must not end by itself");
         assert_eq!(victim.kill().unwrap(), Ended::Killed);
-        *worker = Some(scene.worker(role, None));
+        *worker = Some(scene.worker(*role, None));
     }
     drop(workers);
     let report = scene.finish();
@@ -178,52 +130,41 @@ fn two_hundred_random_kills_lose_nothing_and_apply_every_order_once() {
 }
 
 /// Kills a worker of each given role over and over, then lets both finish; what took effect may be wrong.
-fn kill_over_and_over(roles: [&'static str; 2], kills: usize) -> Report {
-    let mut scene = Scene::begin(13);
-    create_topic(&scene.broker.addr().to_string(), workload::TOPIC, 6).unwrap();
-    let mut workers = roles.map(|role| Some(scene.worker(role, None)));
+fn kill_over_and_over(roles: [Role; 2], kills: usize) -> Report {
+    let bench = Bench::begin(13);
+    create_topic(&bench.scene.site().bootstrap, bench.scene.topic(), 6).unwrap();
+    let mut workers = Vec::from(roles.map(|role| bench.worker(role, None)));
     for kill in 0..kills {
-        let worker = &mut workers[kill % 2];
-        let mut victim = worker.take().unwrap();
+        // A victim that has not begun to work shows nothing: joining a group can take a while.
+        let (before, patience) = (bench.scene.effects().unwrap(), Instant::now() + Duration::from_secs(5));
+        let mut victim = workers.remove(0);
         victim.wait(Duration::from_millis(150)).unwrap();
-        victim.kill().unwrap();
-        *worker = Some(scene.worker(roles[kill % 2], None));
-    }
-    let committed = scene.stop_committing();
-    let quiet = Duration::from_secs(2);
-    let (mut seen, mut since) = (effects::count(&scene.effects_path()).unwrap(), Instant::now());
-    while since.elapsed() < quiet {
-        std::thread::yield_now();
-        workers
-            .iter_mut()
-            .flatten()
-            .for_each(|worker| assert_eq!(worker.wait(Duration::from_millis(20)).unwrap(), None));
-        let now = effects::count(&scene.effects_path()).unwrap();
-        if now != seen {
-            (seen, since) = (now, Instant::now());
+        while bench.scene.effects().unwrap() == before && Instant::now() < patience {
+            victim.wait(Duration::from_millis(5)).unwrap();
         }
+        victim.kill().unwrap();
+        workers.push(bench.worker(roles[kill % 2], None));
     }
-    drop(workers);
-    check_unstamped(&committed, &effects::read(&scene.effects_path()).unwrap())
+    bench.scene.finish_unstamped(workers, Duration::from_secs(2)).unwrap()
 }
 
 #[test]
 fn unsafe_arm_a_relay_that_marks_on_enqueue_loses_under_the_same_kills() {
-    let report = kill_over_and_over(["unsafe-relay", "consumer-without-inbox"], 30);
+    let report = kill_over_and_over([Role::UnsafeRelay, Role::ConsumerWithoutInbox], 30);
     println!("relay that marks on enqueue: {report}");
     assert!(report.lost() > 0, "an unsafe arm that loses nothing makes the kill tests invalid: {report}");
 }
 
 #[test]
 fn unsafe_arm_a_consumer_that_auto_commits_loses_under_the_same_kills() {
-    let report = kill_over_and_over(["unsafe-consumer", "relay"], 30);
+    let report = kill_over_and_over([Role::UnsafeConsumer, Role::Relay], 30);
     println!("consumer that auto-commits: {report}");
     assert!(report.lost() > 0, "an unsafe arm that loses nothing makes the kill tests invalid: {report}");
 }
 
 #[test]
 fn unsafe_arm_a_consumer_without_inbox_applies_twice_under_the_same_kills() {
-    let report = kill_over_and_over(["consumer-without-inbox", "relay"], 30);
+    let report = kill_over_and_over([Role::ConsumerWithoutInbox, Role::Relay], 30);
     println!("consumer without inbox: {report}");
     assert_eq!(report.lost(), 0, "without the inbox nothing is lost either: {report}");
     assert!(

@@ -12,11 +12,15 @@ fn tables() -> String {
     let mut out = String::new();
     for (section, about) in SECTIONS {
         // Writing to a String cannot fail, here and below.
-        let _ = write!(out, "\n## [{section}]\n\n{about}\n\n| key | values | default | what it does |\n|---|---|---|---|\n");
+        let _ = write!(
+            out,
+            "\n## [{section}]\n\n{about}\n\n| key | values | default | what it does |\n|---|---|---|---|\n"
+        );
         for key in KEYS.iter().filter(|key| key.section() == *section) {
             let default = if key.default.is_empty() { "–".into() } else { format!("`{}`", key.default) };
             let risk = if key.risk.is_empty() { String::new() } else { format!(" *{}.*", key.risk) };
-            let row = format!("| `{}` | {} | {default} | {}.{risk} |", key.leaf(), values(key.kind), key.what);
+            let row =
+                format!("| `{}` | {} | {default} | {}.{risk} |", key.leaf(), values(key.kind), key.what);
             let _ = writeln!(out, "{}", row.replace("host:port[,host:port]", "host:port,…"));
         }
     }

@@ -1,12 +1,14 @@
 //! One worker process of a kill test: a relay or a consumer that may kill itself at a named step.
 
+use homing::Shutdown;
 use homing::consumer::{Consumer, ConsumerOptions, Outcome, Record};
 use homing::inbox::{Applied, Inbox};
 use homing::outbox::SqliteOutbox;
 use homing::relay::{Relay, RelayOptions};
 use homing::testing::Steps;
-use homing::{KafkaConfig, Shutdown};
 use homing_core::StreamName;
+use homing_lab::job::{Job, Role};
+use homing_lab::scene::STREAM;
 use homing_lab::{effects, process, unsafe_arms, workload};
 use std::cell::RefCell;
 use std::error::Error;
@@ -14,35 +16,30 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const USAGE: &str = "usage: lab-worker relay|consumer|consumer-without-inbox|unsafe-relay|unsafe-consumer BOOTSTRAP DATABASE [STEP:NTH]";
-
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (role, bootstrap, database, kill) = match args.as_slice() {
-        [role, bootstrap, database] => (role, bootstrap, database, None),
-        [role, bootstrap, database, kill] => (role, bootstrap, database, Some(kill.as_str())),
-        _ => return fail(&USAGE),
-    };
-    let steps = match kill.map(killer).transpose() {
-        Ok(steps) => steps.unwrap_or_default(),
-        Err(error) => return fail(&error),
-    };
-    let kafka = KafkaConfig { bootstrap: bootstrap.clone(), create_topics: true, ..KafkaConfig::default() };
-    let outcome = match role.as_str() {
-        "relay" => relay(kafka, Path::new(database), steps),
-        "consumer" => consumer(kafka, Path::new(database), Apply::Once, steps),
-        "consumer-without-inbox" => consumer(kafka, Path::new(database), Apply::EachTime, steps),
-        "unsafe-relay" => {
-            println!("ready");
-            unsafe_arms::relay_that_marks_on_enqueue(bootstrap, Path::new(database))
-        }
-        "unsafe-consumer" => {
-            println!("ready");
-            unsafe_arms::consumer_that_auto_commits(bootstrap, Path::new(database))
-        }
-        _ => Err(USAGE.into()),
-    };
+    let [job] = args.as_slice() else { return fail(&"usage: lab-worker JOB (as JSON)") };
+    let outcome = serde_json::from_str(job).map_err(Into::into).and_then(|job| run(&job));
     outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+fn run(job: &Job) -> Result<(), Box<dyn Error>> {
+    let steps = job.kill.as_deref().map(killer).transpose()?.unwrap_or_default();
+    let (bootstrap, topic, database) = (&job.site.bootstrap, &job.topic, job.database.as_path());
+    match job.role {
+        Role::Relay => relay(job, steps),
+        Role::Consumer => consumer(job, Apply::Once, steps),
+        Role::ConsumerWithoutInbox => consumer(job, Apply::EachTime, steps),
+        Role::UnsafeRelay => {
+            println!("ready");
+            unsafe_arms::relay_that_marks_on_enqueue(bootstrap, topic, database)
+        }
+        Role::UnsafeConsumer => {
+            drop(effects::open(database)?);
+            println!("ready");
+            unsafe_arms::consumer_that_auto_commits(bootstrap, topic, &job.group, database)
+        }
+    }
 }
 
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
@@ -52,7 +49,7 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
 
 /// `STEP:NTH`: kills this process when the step is reached for the nth time.
 fn killer(text: &str) -> Result<Steps, String> {
-    let (name, nth) = text.split_once(':').ok_or(USAGE)?;
+    let (name, nth) = text.split_once(':').ok_or("kill is not STEP:NTH")?;
     let (name, nth) = (name.to_owned(), nth.parse::<u64>().map_err(|error| format!("{text}: {error}"))?);
     let reached = AtomicU64::new(0);
     Ok(Steps::observed_by(move |step| {
@@ -62,11 +59,11 @@ fn killer(text: &str) -> Result<Steps, String> {
     }))
 }
 
-fn relay(kafka: KafkaConfig, database: &Path, steps: Steps) -> Result<(), Box<dyn Error>> {
-    let outbox = SqliteOutbox::open(database, &StreamName::parse("lab")?)?;
+fn relay(job: &Job, steps: Steps) -> Result<(), Box<dyn Error>> {
+    let outbox = SqliteOutbox::open(&job.database, &StreamName::parse(STREAM)?)?;
     let options = RelayOptions { steps, batch_rows: 20, ..RelayOptions::default() };
     println!("ready");
-    Relay::new(outbox, kafka, options)?.run(&Shutdown::new())?;
+    Relay::new(outbox, job.site.kafka(), options)?.run(&Shutdown::new())?;
     Ok(())
 }
 
@@ -77,17 +74,17 @@ enum Apply {
     EachTime,
 }
 
-fn consumer(kafka: KafkaConfig, database: &Path, how: Apply, steps: Steps) -> Result<(), Box<dyn Error>> {
+fn consumer(job: &Job, how: Apply, steps: Steps) -> Result<(), Box<dyn Error>> {
     let options = ConsumerOptions {
         workers: 4,
         instance_id: Some("lab-consumer".to_owned()),
         steps,
-        ..ConsumerOptions::new("lab", [workload::TOPIC])?
+        ..ConsumerOptions::new(&job.group, [job.topic.as_str()])?
     };
-    drop(effects::open(database)?);
-    let path = database.to_owned();
+    drop(effects::open(&job.database)?);
+    let path = job.database.clone();
     println!("ready");
-    Consumer::new(kafka, options)?
+    Consumer::new(job.site.kafka(), options)?
         .run_blocking(move |record| handle(&path, how, record), &Shutdown::new())?;
     Ok(())
 }
