@@ -116,6 +116,33 @@ impl Scene {
         }
     }
 
+    /// Waits until every row is settled, by the relay that is at work.
+    ///
+    /// # Errors
+    /// What the outbox says is left when `patience` is over.
+    pub fn wait_drained(&self, patience: Duration) -> Result<(), SceneError> {
+        let (outbox, deadline) = (self.outbox()?, Instant::now() + patience);
+        loop {
+            let stats = outbox.stats()?;
+            match stats.unclaimed + stats.unsettled {
+                0 => return Ok(()),
+                left if Instant::now() > deadline => {
+                    let why = stats.relay.and_then(|relay| relay.trouble);
+                    return Err(format!("{left} rows are not settled; the relay says {why:?}").into());
+                }
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// The outbox, for looking at it and for auditing.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn outbox(&self) -> Result<SqliteOutbox, SceneError> {
+        Ok(SqliteOutbox::open(self.outbox_path(), &StreamName::parse(STREAM)?)?)
+    }
+
     /// How many orders took effect so far.
     ///
     /// # Errors
@@ -136,14 +163,13 @@ impl Scene {
         Ok(workload::committed(&self.outbox_path())?)
     }
 
-    /// Lets unharmed workers finish what is left, then compares everything.
+    /// Lets `workers`, a relay and a consumer, finish what is left, then compares everything.
     ///
     /// # Errors
     /// When a worker gives up, or the topic cannot be read; orders that took no effect are the
     /// report's to tell.
-    pub fn finish(mut self, patience: Duration) -> Result<Report, SceneError> {
+    pub fn finish(&mut self, mut workers: Vec<Worker>, patience: Duration) -> Result<Report, SceneError> {
         let committed = self.stop_committing()?;
-        let mut workers = [self.worker(Role::Relay, None)?, self.worker(Role::Consumer, None)?];
         let deadline = Instant::now() + patience;
         while self.effects()? < i64::try_from(committed.len())? && Instant::now() < deadline {
             for worker in &mut workers {
@@ -162,7 +188,7 @@ impl Scene {
     /// # Errors
     /// When a worker gives up or a database cannot be read.
     pub fn finish_unstamped(
-        mut self,
+        &mut self,
         mut workers: Vec<Worker>,
         quiet: Duration,
     ) -> Result<Report, SceneError> {

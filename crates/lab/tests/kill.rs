@@ -36,8 +36,9 @@ impl Bench {
         self.scene.worker(role, kill).unwrap()
     }
 
-    fn finish(self) -> Report {
-        self.scene.finish(PATIENCE).unwrap()
+    fn finish(mut self) -> Report {
+        let workers = [Role::Relay, Role::Consumer].map(|role| self.worker(role, None));
+        self.scene.finish(workers.into(), PATIENCE).unwrap()
     }
 }
 
@@ -131,7 +132,7 @@ fn two_hundred_random_kills_lose_nothing_and_apply_every_order_once() {
 
 /// Kills a worker of each given role over and over, then lets both finish; what took effect may be wrong.
 fn kill_over_and_over(roles: [Role; 2], kills: usize) -> Report {
-    let bench = Bench::begin(13);
+    let mut bench = Bench::begin(13);
     create_topic(&bench.scene.site().bootstrap, bench.scene.topic(), 6).unwrap();
     let mut workers = Vec::from(roles.map(|role| bench.worker(role, None)));
     for kill in 0..kills {
