@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod checker;
+pub mod cluster;
 pub mod effects;
 pub mod job;
 pub mod process;

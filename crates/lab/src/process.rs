@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// How a worker ended.
@@ -31,14 +32,7 @@ impl Worker {
     pub fn spawn<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        // SAFETY: prctl with PR_SET_PDEATHSIG takes no pointer and is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        let mut child = command.spawn()?;
+        let mut child = spawn_bound(command)?;
         let stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
         Ok(Self { child, stdout })
     }
@@ -61,9 +55,7 @@ impl Worker {
 
     /// Sends a signal, e.g. `libc::SIGSTOP`.
     pub fn signal(&self, signal: i32) {
-        let pid = libc::pid_t::try_from(self.child.id()).expect("process ids fit pid_t");
-        // SAFETY: kill takes no pointer; the child has not been waited for, so its id is still its own.
-        unsafe { libc::kill(pid, signal) };
+        send_signal(&self.child, signal);
     }
 
     /// Kills with SIGKILL and waits for the end.
@@ -99,6 +91,54 @@ impl Drop for Worker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A command, and where the child it becomes is handed over.
+type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
+
+/// Starts `command` as a child that the kernel kills when this process dies, however it dies.
+///
+/// The kernel watches the *thread* that forks (`PR_SET_PDEATHSIG`), so all of
+/// them are started by one thread that lives as long as the process.
+///
+/// # Errors
+/// When the program cannot be started.
+pub fn spawn_bound(mut command: Command) -> io::Result<Child> {
+    static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
+    let parent = libc::pid_t::try_from(std::process::id()).expect("process ids fit pid_t");
+    // SAFETY: prctl with PR_SET_PDEATHSIG and getppid take no pointer and are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // The parent may have died before the line above.
+            if libc::getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        });
+    }
+    let (answer, child) = mpsc::sync_channel(1);
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, taken) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in taken {
+                // Whoever ordered waits for the answer below, so it is always taken.
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let ended = |_| io::Error::other("the thread that starts processes has ended");
+    spawner
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .send((command, answer))
+        .map_err(|e| ended(e.to_string()))?;
+    child.recv().map_err(|e| ended(e.to_string()))?
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub fn send_signal(child: &Child, signal: i32) {
+    let pid = libc::pid_t::try_from(child.id()).expect("process ids fit pid_t");
+    // SAFETY: kill takes no pointer; the child has not been waited for, so its id is still its own.
+    unsafe { libc::kill(pid, signal) };
 }
 
 fn ended(status: ExitStatus) -> Ended {

@@ -1,0 +1,95 @@
+//! Starts Apache Kafka for one command: `lab-cluster run [--nodes N] [--secure] -- COMMAND…`, `lab-cluster fetch`.
+//!
+//! The command finds the cluster in `HOMING_TEST_BOOTSTRAP` and Kafka's jars in
+//! `HOMING_TEST_KAFKA_LIB`. Its exit code is ours; 2 when there is no cluster.
+#![allow(unsafe_code)] // signal dispositions
+
+use homing_lab::cluster::fetch::{self, Kafka};
+use homing_lab::cluster::{Cluster, ClusterError, ClusterOptions};
+use homing_lab::process::spawn_bound;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "usage: lab-cluster run [--nodes N] [--secure] -- COMMAND…\n       lab-cluster fetch";
+
+enum Wanted {
+    Fetch,
+    Run { options: ClusterOptions, command: Vec<String> },
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match parse(&args) {
+        Err(wrong) => {
+            eprintln!("lab-cluster: {wrong}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+        Ok(Wanted::Fetch) => Kafka::find(&fetch::version()).map(|kafka| {
+            println!("{}", kafka.jars().display());
+            ExitCode::SUCCESS
+        }),
+        Ok(Wanted::Run { options, command }) => run(options, &command),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("lab-cluster: {error}");
+        ExitCode::from(2)
+    })
+}
+
+fn parse(args: &[String]) -> Result<Wanted, String> {
+    let mut args = args.iter();
+    match args.next().map(String::as_str) {
+        Some("fetch") if args.len() == 0 => return Ok(Wanted::Fetch),
+        Some("run") => {}
+        _ => return Err("say run or fetch".to_owned()),
+    }
+    let mut options = ClusterOptions::default();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--nodes" => {
+                let nodes = args.next().and_then(|n| n.parse().ok());
+                options.nodes = nodes.ok_or("--nodes wants a number")?;
+            }
+            "--secure" => options.secure = true,
+            "--" => break,
+            other => return Err(format!("unknown argument {other}")),
+        }
+    }
+    let command: Vec<String> = args.cloned().collect();
+    if command.is_empty() {
+        Err("no command behind --".to_owned())
+    } else {
+        Ok(Wanted::Run { options, command })
+    }
+}
+
+fn run(options: ClusterOptions, command: &[String]) -> Result<ExitCode, ClusterError> {
+    let nodes = options.nodes;
+    let cluster = Cluster::start(options)?;
+    eprintln!(
+        "lab-cluster: Apache Kafka {} with {nodes} nodes at {} after {:.1} s, logs in {}",
+        cluster.kafka().version(),
+        cluster.bootstrap(),
+        cluster.start_time().as_secs_f64(),
+        cluster.dir().display()
+    );
+    // Ctrl-C reaches the command as well; we stay to stop the cluster after it.
+    // SAFETY: changes only how this process takes SIGINT.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    let mut child = Command::new(&command[0]);
+    child
+        .args(&command[1..])
+        .env("HOMING_TEST_BOOTSTRAP", cluster.bootstrap())
+        .env("HOMING_TEST_KAFKA_LIB", cluster.kafka().jars());
+    // SAFETY: signal takes no pointer to memory of ours and is async-signal-safe.
+    unsafe {
+        child.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    let failed = |error| ClusterError::Io { doing: command[0].clone(), error };
+    let status = spawn_bound(child).map_err(failed)?.wait().map_err(failed)?;
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(2);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(2)))
+}

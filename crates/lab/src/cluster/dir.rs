@@ -1,0 +1,73 @@
+//! The directory of a cluster, removed at its end; those that a killed test left are removed by the next.
+
+use super::ClusterError;
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const PREFIX: &str = "homing-kafka-";
+const LOCK: &str = "lock";
+
+/// A directory whose owner lives.
+#[derive(Debug)]
+pub(super) struct ClusterDir {
+    dir: TempDir,
+    /// Held as long as this process lives: who can take it may remove the directory.
+    _lock: File,
+}
+
+impl ClusterDir {
+    /// Removes what dead processes left and makes a new directory.
+    pub fn create() -> Result<Self, ClusterError> {
+        let parent = env::temp_dir();
+        // Between a directory's birth and its lock nobody may look at it.
+        let all =
+            File::create(parent.join(format!("{PREFIX}all.lock"))).map_err(ClusterError::file(&parent))?;
+        all.lock().map_err(ClusterError::file(&parent))?;
+        sweep(&parent).map_err(ClusterError::file(&parent))?;
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent);
+        let mut dir = dir.map_err(ClusterError::file(&parent))?;
+        let lock = File::create(dir.path().join(LOCK)).map_err(ClusterError::file(dir.path()))?;
+        lock.lock().map_err(ClusterError::file(dir.path()))?;
+        dir.disable_cleanup(env::var_os("HOMING_KEEP_CLUSTER").is_some());
+        Ok(Self { dir, _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Removes the directories of processes that are gone, but none with a file system mounted in it.
+fn sweep(parent: &Path) -> io::Result<()> {
+    if env::var_os("HOMING_KEEP_CLUSTER").is_some() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(parent)? {
+        let path = entry?.path();
+        let ours =
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+        if !ours || !path.is_dir() || !is_abandoned(&path) || mounted_in(&path)? {
+            continue;
+        }
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove what a killed test left");
+        }
+    }
+    Ok(())
+}
+
+fn is_abandoned(dir: &Path) -> bool {
+    File::open(dir.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+}
+
+fn mounted_in(dir: &Path) -> io::Result<bool> {
+    let mounts = match fs::read_to_string("/proc/self/mounts") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        mounts => mounts?,
+    };
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1).map(PathBuf::from));
+    Ok(points.into_iter().any(|point| point.starts_with(dir)))
+}
