@@ -93,6 +93,8 @@ const FIXED: &[(&str, &str)] = &[
     // A dead broker is noticed by its silence alone: the default is nine seconds of it.
     ("broker.session.timeout.ms", "3000"),
     ("broker.heartbeat.interval.ms", "500"),
+    // A request passed on to a paused controller blocks those behind it for so long, not for 30 s.
+    ("controller.socket.timeout.ms", "5000"),
     // A follower that lives and does not follow leaves the in-sync set after this, not after 30 s.
     ("replica.lag.time.max.ms", "6000"),
     // Small and few: what a start creates, it also has to load.

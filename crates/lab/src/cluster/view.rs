@@ -47,12 +47,15 @@ impl Cluster {
                 }
             }
             let running = self.running();
+            if self.quorum().is_none() {
+                return Ok(Err("no controller".to_owned()));
+            }
             for &index in &running {
                 if let Err(reason) = self.is_ready(index, &running) {
                     return Ok(Err(format!("node {index}: {reason}")));
                 }
             }
-            Ok(if running.is_empty() { Err("no node runs".to_owned()) } else { Ok(()) })
+            Ok(Ok(()))
         })
     }
 
@@ -270,30 +273,26 @@ impl Cluster {
         if running.iter().any(|index| !known.contains(index)) {
             return Err(format!("knows of {known:?}"));
         }
-        let quorum = self.quorum_through(index).map_err(|error| error.to_string())?;
-        let leader = usize::try_from(quorum.leader - 1).ok();
-        if leader.is_none_or(|leader| !running.contains(&leader)) {
-            return Err(format!("its controller is {leader:?}"));
-        }
         Ok(())
     }
 
-    /// The newest of what the nodes say.
+    /// The newest of those that say they lead the metadata quorum.
     fn quorum(&self) -> Option<Quorum> {
-        let known = self.running().into_iter().filter_map(|index| self.quorum_through(index).ok());
-        known.filter(|quorum| quorum.leader > 0).max()
+        self.running().into_iter().filter_map(|index| self.led_by(index).ok().flatten()).max()
     }
 
-    fn quorum_through(&self, index: usize) -> io::Result<Quorum> {
+    /// Asked of the controller itself: a broker would pass the question on to
+    /// whom it takes for the leader, and wait for that one even if it is paused.
+    fn led_by(&self, index: usize) -> io::Result<Option<Quorum>> {
         let topic = TopicData::default()
             .with_topic_name(topic_name("__cluster_metadata"))
             .with_partitions(vec![PartitionData::default()]);
-        let answer = self.ask(index, 1, &DescribeQuorumRequest::default().with_topics(vec![topic]))?;
+        let request = DescribeQuorumRequest::default().with_topics(vec![topic]);
+        let answer = Connection::open(self.sockets[index].controller, ANSWER_PATIENCE)?.ask(1, &request)?;
         let partition = answer.topics.first().and_then(|topic| topic.partitions.first());
-        let partition = partition.filter(|p| answer.error_code == 0 && p.error_code == 0);
-        let none =
-            || io::Error::new(io::ErrorKind::NotFound, format!("no quorum: error {}", answer.error_code));
-        partition.map(|p| Quorum { epoch: p.leader_epoch, leader: p.leader_id.0 }).ok_or_else(none)
+        // Who does not lead answers with an error.
+        let leads = partition.filter(|p| answer.error_code == 0 && p.error_code == 0 && p.leader_id.0 > 0);
+        Ok(leads.map(|p| Quorum { epoch: p.leader_epoch, leader: p.leader_id.0 }))
     }
 
     /// Looks until `seen` has it; what it says otherwise goes into the error.
