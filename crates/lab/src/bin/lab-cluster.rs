@@ -1,11 +1,15 @@
 //! Starts Apache Kafka for one command: `lab-cluster run [--nodes N] [--secure] -- COMMAND…`, `lab-cluster fetch`.
 //!
 //! The command finds the cluster in `HOMING_TEST_BOOTSTRAP` and Kafka's jars in
-//! `HOMING_TEST_KAFKA_LIB`. Its exit code is ours; 2 when there is no cluster.
+//! `HOMING_TEST_KAFKA_LIB`; with `--secure` also the folder of `ca.pem`, `client.pem`
+//! and `client.key` in `HOMING_TEST_CERTS`, and the other listeners in
+//! `HOMING_TEST_BOOTSTRAP_SSL`, `_SASL_SSL` and `_MTLS`. Its exit code is ours; 2 when there is no cluster.
+//! `lab-cluster hold panic|killed|exit` is for the harness's own test: it starts
+//! a node, prints its process id, and ends in this way.
 #![allow(unsafe_code)] // signal dispositions
 
 use homing_lab::cluster::fetch::{self, Kafka};
-use homing_lab::cluster::{Cluster, ClusterError, ClusterOptions};
+use homing_lab::cluster::{Cluster, ClusterError, ClusterOptions, Listener};
 use homing_lab::process::spawn_bound;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
@@ -14,6 +18,7 @@ const USAGE: &str = "usage: lab-cluster run [--nodes N] [--secure] -- COMMAND…
 
 enum Wanted {
     Fetch,
+    Hold { end: String },
     Run { options: ClusterOptions, command: Vec<String> },
 }
 
@@ -28,6 +33,7 @@ fn main() -> ExitCode {
             println!("{}", kafka.jars().display());
             ExitCode::SUCCESS
         }),
+        Ok(Wanted::Hold { end }) => hold(&end),
         Ok(Wanted::Run { options, command }) => run(options, &command),
     };
     result.unwrap_or_else(|error| {
@@ -40,6 +46,7 @@ fn parse(args: &[String]) -> Result<Wanted, String> {
     let mut args = args.iter();
     match args.next().map(String::as_str) {
         Some("fetch") if args.len() == 0 => return Ok(Wanted::Fetch),
+        Some("hold") if args.len() == 1 => return Ok(Wanted::Hold { end: args.as_slice()[0].clone() }),
         Some("run") => {}
         _ => return Err("say run or fetch".to_owned()),
     }
@@ -63,8 +70,27 @@ fn parse(args: &[String]) -> Result<Wanted, String> {
     }
 }
 
+/// Starts one node and ends as a test might: by a panic, by a signal from outside, or in order.
+fn hold(end: &str) -> Result<ExitCode, ClusterError> {
+    let cluster = Cluster::start(ClusterOptions { nodes: 1, ..ClusterOptions::default() })?;
+    let pids: Vec<String> =
+        cluster.nodes().iter().filter_map(|node| node.pid()).map(|pid| pid.to_string()).collect();
+    println!("{}", pids.join(" "));
+    match end {
+        "panic" => {
+            // Nothing is dropped: the nodes must go with the process alone.
+            let _not_dropped = std::mem::ManuallyDrop::new(cluster);
+            panic!("as asked");
+        }
+        "killed" => loop {
+            std::thread::park();
+        },
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
 fn run(options: ClusterOptions, command: &[String]) -> Result<ExitCode, ClusterError> {
-    let nodes = options.nodes;
+    let (nodes, secure) = (options.nodes, options.secure);
     let cluster = Cluster::start(options)?;
     eprintln!(
         "lab-cluster: Apache Kafka {} with {nodes} nodes at {} after {:.1} s, logs in {}",
@@ -81,6 +107,13 @@ fn run(options: ClusterOptions, command: &[String]) -> Result<ExitCode, ClusterE
         .args(&command[1..])
         .env("HOMING_TEST_BOOTSTRAP", cluster.bootstrap())
         .env("HOMING_TEST_KAFKA_LIB", cluster.kafka().jars());
+    if secure {
+        child
+            .env("HOMING_TEST_CERTS", cluster.certs().authority().dir())
+            .env("HOMING_TEST_BOOTSTRAP_SSL", cluster.bootstrap_of(Listener::Ssl))
+            .env("HOMING_TEST_BOOTSTRAP_SASL_SSL", cluster.bootstrap_of(Listener::SaslSsl))
+            .env("HOMING_TEST_BOOTSTRAP_MTLS", cluster.bootstrap_of(Listener::MutualTls));
+    }
     // SAFETY: signal takes no pointer to memory of ours and is async-signal-safe.
     unsafe {
         child.pre_exec(|| {

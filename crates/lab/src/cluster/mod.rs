@@ -18,6 +18,8 @@
 //! # Ok::<(), homing_lab::cluster::ClusterError>(())
 //! ```
 
+pub mod acls;
+pub mod certs;
 mod connection;
 mod dir;
 mod error;
@@ -27,6 +29,7 @@ mod node;
 mod options;
 mod ports;
 mod properties;
+pub mod secure;
 mod shared;
 mod surroundings;
 mod view;
@@ -41,6 +44,7 @@ pub use surroundings::{Link, Nothing, Surroundings};
 use dir::ClusterDir;
 use fetch::Kafka;
 use properties::Place;
+use secure::Certs;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -96,6 +100,7 @@ pub struct Cluster {
     sockets: Vec<Sockets>,
     surroundings: Arc<dyn Surroundings>,
     kafka: Kafka,
+    certs: Option<Certs>,
     id: String,
     start_time: Duration,
     dir: ClusterDir,
@@ -108,6 +113,13 @@ struct Sockets {
     controller: SocketAddr,
     /// Listener, bound, advertised.
     clients: Vec<(Listener, SocketAddr, SocketAddr)>,
+}
+
+impl Sockets {
+    fn bound(&self) -> Vec<SocketAddr> {
+        let clients = self.clients.iter().map(|(_, bound, _)| *bound);
+        [self.brokers, self.controller].into_iter().chain(clients).collect()
+    }
 }
 
 impl Cluster {
@@ -135,14 +147,22 @@ impl Cluster {
         let dir = ClusterDir::create()?;
         let surroundings = surroundings(options, dir.path())?;
         let sockets = choose_sockets(options, surroundings.as_ref())?;
+        let certs = options.secure.then(|| Certs::create(&dir.path().join("certs"), options.nodes));
+        let certs = certs.transpose()?;
         let mut nodes = Vec::new();
         for index in 0..options.nodes {
-            nodes.push(prepare(index, kafka, options, dir.path(), &sockets, surroundings.as_ref())?);
+            let dir = dir.path().join(format!("node{}", index + 1));
+            std::fs::create_dir_all(&dir).map_err(ClusterError::file(&dir))?;
+            let mut settings = settings(index, &dir, &sockets, surroundings.as_ref())?;
+            settings.extend(certs.as_ref().map(|certs| certs.settings(index)).unwrap_or_default());
+            settings.extend(options.settings.clone());
+            nodes.push(Node::new(index, kafka.clone(), options.jvm, dir, sockets[index].bound(), settings)?);
         }
         let log_dirs: Vec<_> = nodes.iter().map(Node::data_dir).collect();
-        let id = format::format(kafka, &nodes[0].dir().join("server.properties"), &log_dirs, &[])?;
-        let start_time = Duration::ZERO;
-        let mut cluster = Self { nodes, sockets, surroundings, kafka: kafka.clone(), id, start_time, dir };
+        let scram = if options.secure { secure::scram_arguments() } else { Vec::new() };
+        let id = format::format(kafka, &nodes[0].dir().join("server.properties"), &log_dirs, &scram)?;
+        let (kafka, start_time) = (kafka.clone(), Duration::ZERO);
+        let mut cluster = Self { nodes, sockets, surroundings, kafka, certs, id, start_time, dir };
         for node in &cluster.nodes {
             node.start()?;
         }
@@ -259,37 +279,28 @@ fn choose_sockets(
     Ok(all)
 }
 
-/// A node with its directory and settings, not started.
-fn prepare(
+/// The settings of node `index`, whose directory is `dir`, before security and the caller's own.
+fn settings(
     index: usize,
-    kafka: &Kafka,
-    options: &ClusterOptions,
     dir: &Path,
     sockets: &[Sockets],
     surroundings: &dyn Surroundings,
-) -> Result<Node, ClusterError> {
+) -> Result<BTreeMap<String, String>, ClusterError> {
     let link =
         |link, bound| surroundings.address(link, bound).map_err(ClusterError::io("a link between nodes"));
-    let dir = dir.join(format!("node{}", index + 1));
-    std::fs::create_dir_all(&dir).map_err(ClusterError::file(&dir))?;
-    let log_dir = surroundings.log_dir(index, &dir).map_err(ClusterError::io("a directory for logs"))?;
+    let log_dir = surroundings.log_dir(index, dir).map_err(ClusterError::io("a directory for logs"))?;
     let own = &sockets[index];
     let mut voters = Vec::new();
     for (to, sockets) in sockets.iter().enumerate() {
         voters.push(link(Link::Controller { from: index, to }, sockets.controller)?);
     }
-    let place = Place {
+    Ok(properties::of(&Place {
         index,
-        nodes: options.nodes,
+        nodes: sockets.len(),
         clients: own.clients.clone(),
         brokers: (own.brokers, link(Link::Broker { to: index }, own.brokers)?),
         controller: own.controller,
         voters,
         log_dir: &log_dir,
-    };
-    let mut settings: BTreeMap<_, _> = properties::of(&place);
-    settings.extend(options.settings.clone());
-    let mut bound = vec![own.brokers, own.controller];
-    bound.extend(own.clients.iter().map(|(_, bound, _)| *bound));
-    Node::new(index, kafka.clone(), options.jvm, dir, bound, settings)
+    }))
 }

@@ -110,7 +110,7 @@ impl Cluster {
         let mut tries = 0;
         self.wait_for(&doing, || {
             tries += 1;
-            let answer = match self.ask(self.a_running_node()?, 7, &request) {
+            let answer = match self.ask_any(7, &request) {
                 Ok(answer) => answer,
                 Err(error) => return Ok(Err(error.to_string())),
             };
@@ -253,9 +253,11 @@ impl Cluster {
         self.nodes().iter().filter(|node| node.is_running()).map(|node| node.index()).collect()
     }
 
-    fn a_running_node(&self) -> Result<usize, ClusterError> {
-        let none = || ClusterError::Options("no node runs".to_owned());
-        self.running().first().copied().ok_or_else(none)
+    /// Sends one request to some node that runs.
+    pub(super) fn ask_any<R: Request>(&self, version: i16, request: &R) -> io::Result<R::Response> {
+        let none = || io::Error::new(io::ErrorKind::NotConnected, "no node runs");
+        let index = self.running().first().copied().ok_or_else(none)?;
+        self.ask(index, version, request)
     }
 
     fn partition(&self, topic: &str, partition: i32) -> io::Result<MetadataResponsePartition> {
