@@ -1,0 +1,154 @@
+//! Three Apache Kafka brokers are killed, stopped, frozen and parted under load; every order must have one effect.
+//!
+//! Relay, consumer and auditor are at work all the time and get through by themselves.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
+
+use homing::audit::{AuditOptions, AuditReport, Auditor, Outcome};
+use homing::{AuditError, Shutdown};
+use homing_lab::cluster::Cluster;
+use homing_lab::job::{Role, Site};
+use homing_lab::process::Worker;
+use homing_lab::scene::{Pace, Scene};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long everything may take to finish once the weather is fair again.
+const PATIENCE: Duration = Duration::from_secs(120);
+const PARTITIONS: i32 = 6;
+
+/// Load on the cluster, and one test's right to break it.
+struct Load {
+    scene: Scene,
+    workers: Vec<Worker>,
+    auditing: JoinHandle<Result<AuditReport, AuditError>>,
+    enough: Shutdown,
+    cluster: &'static Cluster,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Load {
+    fn begin(seed: u64) -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        // A test that failed leaves nothing behind that the next could not live with.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = Cluster::shared();
+        for node in cluster.nodes() {
+            if node.is_running() {
+                node.resume().unwrap();
+            } else {
+                node.start().unwrap();
+            }
+        }
+        cluster.wait_ready().unwrap();
+        Self::on(cluster, Site::replicated(cluster.bootstrap()), seed, alone)
+    }
+
+    fn on(cluster: &'static Cluster, site: Site, seed: u64, alone: MutexGuard<'static, ()>) -> Self {
+        let pace = Pace { orders: 3, pause: Duration::from_millis(20) };
+        let scene = Scene::begin(env!("CARGO_BIN_EXE_lab-worker"), site, seed, pace).unwrap();
+        let workers: Vec<_> =
+            [Role::Relay, Role::Consumer].map(|role| scene.worker(role, None).unwrap()).into();
+        let auditor =
+            Auditor::new(scene.outbox().unwrap(), scene.site().kafka(), AuditOptions::default()).unwrap();
+        let enough = Shutdown::new();
+        let told = enough.clone();
+        let auditing = std::thread::spawn(move || auditor.run(&told));
+        let load = Self { scene, workers, auditing, enough, cluster, _alone: alone };
+        load.wait_for_effects(100);
+        load
+    }
+
+    /// Waits until so many more orders took effect: the path is at work.
+    fn wait_for_effects(&self, more: i64) {
+        let (wanted, deadline) = (self.scene.effects().unwrap() + more, Instant::now() + PATIENCE);
+        while self.scene.effects().unwrap() < wanted {
+            assert!(Instant::now() < deadline, "the path must get going again");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The node that leads a partition of the orders.
+    fn leader(&self, partition: i32) -> usize {
+        self.cluster.leader_of(self.scene.topic(), partition % PARTITIONS)
+    }
+
+    /// Fair weather: everything must be settled, applied once, and found complete.
+    fn end(mut self, what: &str) {
+        self.cluster.wait_ready().unwrap();
+        self.scene.stop_committing().unwrap();
+        self.scene.wait_drained(PATIENCE).unwrap();
+        let report = self.scene.finish(self.workers, PATIENCE).unwrap();
+        self.enough.trigger();
+        self.auditing.join().unwrap().unwrap();
+        let (outbox, kafka) = (self.scene.outbox().unwrap(), self.scene.site().kafka());
+        let auditor = Auditor::new(outbox, kafka, AuditOptions::default()).unwrap();
+        let audited = auditor.run_once(&Shutdown::new()).unwrap();
+        println!("{what}: {report}; audit {:?}, {:?}", audited.outcome(), audited.totals);
+        assert!(report.committed > 300, "the application must have been at work: {report}");
+        assert!(report.violations.is_empty(), "{report}");
+        assert_eq!(audited.outcome(), Outcome::Clean, "{:?}", audited.gaps);
+    }
+}
+
+#[test]
+fn a_leader_killed_every_five_seconds_for_three_minutes_loses_nothing() {
+    let load = Load::begin(1);
+    let until = Instant::now() + Duration::from_secs(180);
+    let mut kills = 0;
+    while Instant::now() < until {
+        let next = Instant::now() + Duration::from_secs(5);
+        let leader = load.leader(kills);
+        load.cluster.node(leader).kill().unwrap();
+        load.cluster.node(leader).start().unwrap();
+        kills += 1;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    assert!(kills >= 20, "{kills} kills");
+    load.end(&format!("{kills} leaders killed"));
+}
+
+#[test]
+fn a_rolling_restart_of_all_brokers_loses_nothing() {
+    let load = Load::begin(2);
+    for node in load.cluster.nodes() {
+        node.stop().unwrap();
+        node.start().unwrap();
+        // As an operator should: the next one goes only when this one has caught up.
+        load.cluster.wait_in_sync().unwrap();
+        load.wait_for_effects(50);
+    }
+    load.end("rolling restart");
+}
+
+#[test]
+fn two_of_three_brokers_down_for_thirty_seconds_lose_nothing() {
+    let load = Load::begin(3);
+    let leader = load.leader(0);
+    let down = [leader, (leader + 1) % load.cluster.nodes().len()];
+    for n in down {
+        load.cluster.node(n).kill().unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(30));
+    for n in down {
+        load.cluster.node(n).start().unwrap();
+    }
+    load.cluster.wait_ready().unwrap();
+    load.wait_for_effects(50);
+    load.end("two of three down");
+}
+
+#[test]
+fn a_leader_frozen_past_its_session_loses_nothing_when_it_wakes() {
+    let load = Load::begin(4);
+    for partition in 0..2 {
+        let leader = load.leader(partition);
+        load.cluster.node(leader).pause().unwrap();
+        // Others take over while it sleeps; it wakes as a leader that is none any more.
+        load.cluster.wait_leader_other_than(load.scene.topic(), partition, leader).unwrap();
+        load.wait_for_effects(50);
+        load.cluster.node(leader).resume().unwrap();
+        load.wait_for_effects(50);
+    }
+    load.end("frozen leaders");
+}
