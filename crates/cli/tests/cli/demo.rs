@@ -4,9 +4,18 @@ use crate::support::Home;
 use std::collections::BTreeSet;
 
 #[test]
-fn the_demo_loses_nothing_of_ours_under_kills_and_says_so_in_json() {
+fn embedded_the_demo_loses_nothing_of_ours_under_kills_and_says_so_in_json() {
+    shows_nothing_lost(&["demo", "--json", "--seconds", "8"]);
+}
+
+#[test]
+fn on_three_kafka_brokers_the_demo_loses_nothing_of_ours_either() {
+    shows_nothing_lost(&["demo", "--kafka", "--json", "--seconds", "8"]);
+}
+
+fn shows_nothing_lost(args: &[&str]) {
     let home = Home::empty();
-    let ended = home.run(["demo", "--json", "--seconds", "8"]);
+    let ended = home.run(args.iter().copied());
     let report = ended.json();
     let keys = |value: &serde_json::Value| -> BTreeSet<String> {
         value.as_object().unwrap().keys().cloned().collect()

@@ -5,7 +5,7 @@
 //! | application | commits order and outbox row in one transaction | commits the order, then sends without waiting |
 //! | relay | `homing run` | – |
 //! | consumer | key order, inbox and effect in one transaction | auto-commit, records handed to a worker pool |
-//! | broker | one, shared by both | |
+//! | broker | one of ours, or three of Apache Kafka; shared by both | |
 //!
 //! All of them are killed with SIGKILL, both sides at the same moments. Then
 //! everything is started once more and left alone until it is done, and each
@@ -14,6 +14,7 @@
 mod application;
 mod check;
 mod consumer;
+mod kafka;
 mod kills;
 mod orders;
 mod stage;
@@ -27,6 +28,7 @@ use crate::{signals, stdout};
 use check::Result as Compared;
 use clap::{Args, ValueEnum};
 use homing::Shutdown;
+use kafka::KafkaBrokers;
 use kills::Plan;
 use stage::Stage;
 use std::path::PathBuf;
@@ -34,7 +36,7 @@ use std::time::{Duration, Instant};
 use view::View;
 
 /// How long everything may take to finish after the last kill.
-const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+const FINISH_PATIENCE: Duration = Duration::from_secs(90);
 /// The usual side tells nobody when it is done: it counts as done when nothing happened for so long.
 const USUAL_QUIET: Duration = Duration::from_secs(3);
 
@@ -47,6 +49,9 @@ pub struct Flags {
     /// Orders committed per second, on each side
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=5000))]
     rate: u64,
+    /// On three Apache Kafka brokers, killed too; needs a JDK, and Maven to fetch Kafka the first time
+    #[arg(long)]
+    kafka: bool,
     /// Keeps the databases and the broker's data, and says where
     #[arg(long)]
     keep: bool,
@@ -118,7 +123,11 @@ fn play(
     began: Instant,
 ) -> Ending {
     let mut view = View::new(global.json, Duration::from_secs(flags.seconds));
-    let mut stage = Stage::set(dir, flags.rate)?;
+    let brokers = flags.kafka.then(|| {
+        view.say("starting three Apache Kafka brokers; they are fetched when they are not there yet");
+        KafkaBrokers::start()
+    });
+    let mut stage = Stage::set(dir, flags.rate, brokers.transpose()?)?;
     view.say(
         "an application commits orders; a relay sends them; a consumer applies them; all of them get killed",
     );

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::application::STREAM;
+use super::kafka::KafkaBrokers;
 use super::kills::{Act, Target};
 use super::orders;
 use crate::exit::{During, Failure};
@@ -48,15 +49,17 @@ pub struct Stage {
     program: PathBuf,
     bootstrap: String,
     actors: Vec<Actor>,
+    /// Apache Kafka's, when they are not ours: then no actor is a broker.
+    brokers: Option<KafkaBrokers>,
     kills: u64,
 }
 
 impl Stage {
-    /// Creates the databases and starts everything.
+    /// Creates the databases and starts everything, on `brokers` or else on a broker of our own.
     ///
     /// # Errors
     /// [`Failure`] naming what cannot be created or started.
-    pub fn set(dir: &Path, rate: u64) -> Result<Self, Failure> {
+    pub fn set(dir: &Path, rate: u64, brokers: Option<KafkaBrokers>) -> Result<Self, Failure> {
         SqliteOutbox::create(dir.join(orders::DATABASE), &StreamName::parse(STREAM)?)?;
         for database in [orders::DATABASE, orders::USUAL_DATABASE] {
             orders::create_orders(&orders::open(&dir.join(database))?)?;
@@ -68,11 +71,14 @@ impl Stage {
         let mut stage = Self {
             dir: dir.to_owned(),
             program: std::env::current_exe().during("find this program")?,
-            bootstrap: String::new(),
+            bootstrap: brokers.as_ref().map(KafkaBrokers::bootstrap).unwrap_or_default(),
             actors: Vec::new(),
+            brokers,
             kills: 0,
         };
-        stage.start_broker_first()?;
+        if stage.brokers.is_none() {
+            stage.start_broker_first()?;
+        }
         stage.write_config()?;
         stage.create_usual_topic()?;
         stage.add_actors(rate)?;
@@ -108,10 +114,14 @@ impl Stage {
     }
 
     fn write_config(&self) -> Result<(), Failure> {
+        let kafka = self.kafka();
         let text = format!(
-            "[stream]\nname = \"{STREAM}\"\ndatabase = \"sqlite:{}\"\n[kafka]\nbootstrap = \"{}\"\ncreate_topics = true\n",
+            "[stream]\nname = \"{STREAM}\"\ndatabase = \"sqlite:{}\"\n\
+             [kafka]\nbootstrap = \"{}\"\ncreate_topics = true\nreplication_factor = {}\nmin_insync_replicas = {}\n",
             self.dir.join(orders::DATABASE).display(),
-            self.bootstrap
+            self.bootstrap,
+            kafka.replication_factor,
+            kafka.min_insync_replicas,
         );
         std::fs::write(self.dir.join("homing.toml"), text).during("write the demo's homing.toml")
     }
@@ -140,7 +150,7 @@ impl Stage {
         for (name, args, target) in actors {
             self.actors.push(Actor { name, args, target, running: None, wanted: false });
         }
-        (1..self.actors.len()).try_for_each(|at| self.start(at))
+        (0..self.actors.len()).try_for_each(|at| if self.actors[at].wanted { Ok(()) } else { self.start(at) })
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -187,8 +197,14 @@ impl Stage {
     /// # Errors
     /// [`Failure`] when a process cannot be killed or started.
     pub fn perform(&mut self, act: Act) -> Result<Option<String>, Failure> {
-        match act {
-            Act::Kill(target) => {
+        match (act, &mut self.brokers) {
+            (Act::Kill(Target::Broker), Some(brokers)) => {
+                let name = brokers.kill()?;
+                self.kills += 1;
+                Ok(Some(name))
+            }
+            (Act::Start(Target::Broker), Some(brokers)) => brokers.start_again().map(|()| None),
+            (Act::Kill(target), _) => {
                 let cast = self.cast(target);
                 for &at in &cast {
                     self.kill(at)?;
@@ -196,7 +212,7 @@ impl Stage {
                 let names: Vec<_> = cast.iter().map(|at| self.actors[*at].name).collect();
                 Ok(Some(names.join(" and ")))
             }
-            Act::Start(target) => {
+            (Act::Start(target), _) => {
                 for at in self.cast(target) {
                     if !self.actors[at].wanted {
                         self.start(at)?;
@@ -243,6 +259,10 @@ impl Stage {
     /// # Errors
     /// [`Failure`] when a process cannot be started or stopped.
     pub fn finish_committing(&mut self) -> Result<(), Failure> {
+        if let Some(brokers) = &mut self.brokers {
+            brokers.start_again()?;
+            brokers.wait_ready()?;
+        }
         for at in 0..self.actors.len() {
             if !self.actors[at].wanted {
                 self.start(at)?;
@@ -286,7 +306,13 @@ impl Stage {
 
     /// How to reach the broker.
     pub fn kafka(&self) -> KafkaConfig {
-        KafkaConfig { create_topics: true, ..KafkaConfig::new(&self.bootstrap) }
+        let (replication_factor, min_insync_replicas) = if self.brokers.is_some() { (3, 2) } else { (1, 1) };
+        KafkaConfig {
+            create_topics: true,
+            replication_factor,
+            min_insync_replicas,
+            ..KafkaConfig::new(&self.bootstrap)
+        }
     }
 
     /// How many processes were killed.
