@@ -12,6 +12,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -87,6 +89,7 @@ fn three_nodes_start_and_serve_and_a_killed_leader_moves_and_comes_back() {
     assert_eq!(cluster.isr("orders", 0), [0, 1, 2]);
     assert_eq!(wire::read_topic(&cluster.bootstrap(), "orders", PATIENCE).unwrap().len(), 60);
 
+    a_port_taken_while_a_node_starts_is_waited_for(&cluster, leader);
     let controller = cluster.controller();
     cluster.node(controller).pause().unwrap();
     cluster.wait_ready().unwrap();
@@ -101,11 +104,38 @@ fn three_nodes_start_and_serve_and_a_killed_leader_moves_and_comes_back() {
     let settings = std::fs::read_to_string(cluster.node(0).dir().join("server.properties")).unwrap();
     assert!(settings.contains("message.max.bytes=2000000\n"), "{settings}");
 
+    println!("killed in a clean stop of all: {:?}", cluster.stop_all().unwrap());
+    assert_eq!(cluster.running(), [0_usize; 0]);
+    for node in cluster.nodes() {
+        node.start().unwrap();
+    }
+    cluster.wait_ready().unwrap();
+    assert_eq!(wire::read_topic(&cluster.bootstrap(), "orders", PATIENCE).unwrap().len(), 60);
+
     let pids: Vec<u32> = cluster.nodes().iter().map(|node| node.pid().unwrap()).collect();
     let dir = cluster.dir().to_owned();
     drop(cluster);
     assert!(!pids.iter().any(|pid| alive(*pid)), "{pids:?}");
     assert!(!dir.exists());
+}
+
+fn a_port_taken_while_a_node_starts_is_waited_for(cluster: &Cluster, index: usize) {
+    cluster.node(index).stop().unwrap();
+    cluster.node(index).start().unwrap();
+    // Java needs longer than this to bind it.
+    let stranger = TcpListener::bind(cluster.address_of(index)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while cluster.node(index).pid().is_some() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            drop(stranger);
+        });
+        cluster.wait_ready().unwrap();
+    });
+    assert!(cluster.node(index).is_running());
+    let log = std::fs::read_to_string(cluster.node(index).log_path()).unwrap();
+    assert!(log.contains("Address already in use"), "the stranger was in the way");
 }
 
 #[test]
@@ -201,25 +231,32 @@ fn refusal(settings: &BTreeMap<&'static str, String>, expected: RDKafkaErrorCode
 }
 
 #[test]
-fn nodes_die_with_a_test_that_panics_and_with_one_that_is_killed() {
-    // One after the other: this machine may have two cores.
-    for end in ["panic", "killed", "exit"] {
+fn nodes_die_with_a_test_that_panics_is_killed_or_shares_them_to_its_end() {
+    for end in ["panic", "killed", "shared"] {
         let mut test = Worker::spawn(env!("CARGO_BIN_EXE_lab-cluster"), ["hold", end]).unwrap();
         let line = test.line().unwrap().unwrap();
-        let pids: Vec<u32> = line.split(' ').map(|pid| pid.parse().unwrap()).collect();
-        assert_eq!(pids.len(), 1, "{line}");
-        assert!(pids.iter().all(|pid| alive(*pid)), "{line}");
-        let ended = if end == "killed" { Some(test.kill().unwrap()) } else { test.wait(PATIENCE).unwrap() };
+        let (dir, pids) = line.split_once(' ').unwrap();
+        let pids: Vec<u32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+        assert_eq!(pids.len(), if end == "shared" { 3 } else { 1 }, "{line}");
+        let ended = if end == "killed" {
+            assert!(pids.iter().all(|pid| alive(*pid)), "{line}");
+            Some(test.kill().unwrap())
+        } else {
+            test.wait(PATIENCE).unwrap()
+        };
         let expected = match end {
             "killed" => Ended::Killed,
             "panic" => Ended::Exited(101),
             _ => Ended::Exited(0),
         };
-        assert_eq!(ended, Some(expected));
+        assert_eq!(ended, Some(expected), "{end}");
         let deadline = Instant::now() + PATIENCE;
         while pids.iter().any(|pid| alive(*pid)) {
-            assert!(Instant::now() < deadline, "a broker survives: {pids:?}");
+            assert!(Instant::now() < deadline, "{end}: a broker survives: {pids:?}");
             std::thread::sleep(Duration::from_millis(10));
+        }
+        if end == "shared" {
+            assert!(!Path::new(dir).exists(), "{dir} is left behind");
         }
     }
 }

@@ -4,8 +4,8 @@
 //! `HOMING_TEST_KAFKA_LIB`; with `--secure` also the folder of `ca.pem`, `client.pem`
 //! and `client.key` in `HOMING_TEST_CERTS`, and the other listeners in
 //! `HOMING_TEST_BOOTSTRAP_SSL`, `_SASL_SSL` and `_MTLS`. Its exit code is ours; 2 when there is no cluster.
-//! `lab-cluster hold panic|killed|exit` is for the harness's own test: it starts
-//! a node, prints its process id, and ends in this way.
+//! `lab-cluster hold panic|killed|shared` is for the harness's own test: it starts
+//! nodes, prints their directory and process ids, and ends in this way.
 #![allow(unsafe_code)] // signal dispositions
 
 use homing_lab::cluster::fetch::{self, Kafka};
@@ -70,22 +70,24 @@ fn parse(args: &[String]) -> Result<Wanted, String> {
     }
 }
 
-/// Starts one node and ends as a test might: by a panic, by a signal from outside, or in order.
+/// Starts nodes and ends as a test might: by a panic, by a signal from outside, or in order.
 fn hold(end: &str) -> Result<ExitCode, ClusterError> {
-    let cluster = Cluster::start(ClusterOptions { nodes: 1, ..ClusterOptions::default() })?;
-    let pids: Vec<String> =
-        cluster.nodes().iter().filter_map(|node| node.pid()).map(|pid| pid.to_string()).collect();
-    println!("{}", pids.join(" "));
-    match end {
-        "panic" => {
-            // Nothing is dropped: the nodes must go with the process alone.
-            let _not_dropped = std::mem::ManuallyDrop::new(cluster);
-            panic!("as asked");
-        }
-        "killed" => loop {
-            std::thread::park();
-        },
-        _ => Ok(ExitCode::SUCCESS),
+    let tell = |cluster: &Cluster| {
+        let pids = cluster.nodes().iter().filter_map(|node| node.pid());
+        let pids: Vec<String> = pids.map(|pid| pid.to_string()).collect();
+        println!("{} {}", cluster.dir().display(), pids.join(" "));
+    };
+    if end == "shared" {
+        tell(Cluster::shared());
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Not dropped in any case: the nodes must go with the process alone.
+    let options = ClusterOptions { nodes: 1, ..ClusterOptions::default() };
+    let cluster = std::mem::ManuallyDrop::new(Cluster::start(options)?);
+    tell(&cluster);
+    assert!(end != "panic", "a panic, as asked");
+    loop {
+        std::thread::park();
     }
 }
 

@@ -32,11 +32,11 @@ pub enum ClusterError {
         error: io::Error,
     },
     /// A node's process has ended by itself.
-    #[error("node {node} has ended; the end of its log:\n{log}")]
+    #[error("node {node} has ended; from its log:\n{log}")]
     Ended {
         /// Its index.
         node: usize,
-        /// The last lines of its log.
+        /// What its log says of it.
         log: String,
     },
     /// A stranger took a port between the choice of it and the node's start.

@@ -19,7 +19,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the ports of a node that has just ended may be busy.
 const PORTS_PATIENCE: Duration = Duration::from_secs(10);
 /// How much of a log an error quotes.
-const LOG_LINES_QUOTED: usize = 30;
+const LOG_LINES_QUOTED: usize = 20;
 
 const LOG4J2: &str = "status=ERROR
 appender.out.type=Console
@@ -197,13 +197,28 @@ impl Node {
 
     /// Stops the process cleanly with SIGTERM: leaders move away first. Nothing happens when there is none.
     ///
+    /// A node needs the controllers' quorum for that: stop the last ones with
+    /// [`Cluster::stop_all`](super::Cluster::stop_all).
+    ///
     /// # Errors
     /// When it has not ended after a minute; it is killed then.
     pub fn stop(&self) -> Result<(), ClusterError> {
+        self.terminate();
+        self.wait_ended(STOP_PATIENCE)
+    }
+
+    /// Asks the process to end.
+    pub(super) fn terminate(&self) {
+        if let Some(process) = self.locked().as_ref() {
+            send_signal(&process.child, libc::SIGTERM);
+            send_signal(&process.child, libc::SIGCONT);
+        }
+    }
+
+    /// Waits for the end of a process that was asked to; kills it, and tells, when it does not come.
+    pub(super) fn wait_ended(&self, patience: Duration) -> Result<(), ClusterError> {
         let Some(mut process) = self.locked().take() else { return Ok(()) };
-        send_signal(&process.child, libc::SIGTERM);
-        send_signal(&process.child, libc::SIGCONT);
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + patience;
         let waiting = format!("waiting for node {}", self.index);
         while process.child.try_wait().map_err(ClusterError::io(&waiting))?.is_none() {
             if Instant::now() > deadline {
@@ -214,8 +229,8 @@ impl Node {
                     .map_err(ClusterError::io(&waiting))?;
                 return Err(ClusterError::TimedOut {
                     what: format!("the clean stop of node {}", self.index),
-                    patience: STOP_PATIENCE,
-                    seen: self.log_end(process.log_from),
+                    patience,
+                    seen: telling_part(&self.log_since(process.log_from)),
                 });
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -253,15 +268,14 @@ impl Node {
     }
 
     fn ended(&self, log_from: u64) -> ClusterError {
-        let log = self.log_end(log_from);
+        let log = self.log_since(log_from);
         if log.contains("Address already in use") {
             return ClusterError::PortTaken { node: self.index };
         }
-        ClusterError::Ended { node: self.index, log }
+        ClusterError::Ended { node: self.index, log: telling_part(&log) }
     }
 
-    /// The last lines of the log behind `from`.
-    fn log_end(&self, from: u64) -> String {
+    fn log_since(&self, from: u64) -> String {
         let read = || {
             let mut log = File::open(self.log_path())?;
             log.seek(SeekFrom::Start(from))?;
@@ -269,9 +283,7 @@ impl Node {
             log.read_to_end(&mut bytes)?;
             Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes).into_owned())
         };
-        let text = read().unwrap_or_else(|error| format!("(no log: {error})"));
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES_QUOTED)..].join("\n")
+        read().unwrap_or_else(|error| format!("(no log: {error})"))
     }
 
     /// A client's socket may hold one of our ports for a moment while we are away.
@@ -313,6 +325,15 @@ impl Drop for Node {
             tracing::warn!(node = self.index, %error, "cannot stop a Kafka node");
         }
     }
+}
+
+/// What follows the first error, or the end when there is none.
+fn telling_part(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let bad =
+        |line: &&str| [" ERROR ", " FATAL ", "Exception", "Error:"].iter().any(|sign| line.contains(sign));
+    let from = lines.iter().position(bad).unwrap_or(lines.len().saturating_sub(LOG_LINES_QUOTED));
+    lines[from..].iter().take(LOG_LINES_QUOTED).copied().collect::<Vec<_>>().join("\n")
 }
 
 /// Whether there was a process and it has ended by itself.

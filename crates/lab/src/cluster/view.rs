@@ -1,6 +1,6 @@
 //! What the cluster says of itself: who is ready, who leads, who is in sync.
 
-use super::{Cluster, ClusterError, Connection};
+use super::{Cluster, ClusterError, Connection, Node};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long one node may take for one answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long all nodes may take to stop cleanly together.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How often is looked.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -57,6 +59,26 @@ impl Cluster {
             }
             Ok(Ok(()))
         })
+    }
+
+    /// Stops every node cleanly, all at once.
+    ///
+    /// The last nodes may lack the quorum that a clean stop needs: what has not
+    /// ended after ten seconds is killed, and told by its index.
+    ///
+    /// # Errors
+    /// When a process cannot be waited for.
+    pub fn stop_all(&self) -> Result<Vec<usize>, ClusterError> {
+        self.nodes().iter().for_each(Node::terminate);
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let mut killed = Vec::new();
+        for node in self.nodes() {
+            match node.wait_ended(deadline.saturating_duration_since(Instant::now())) {
+                Err(ClusterError::TimedOut { .. }) => killed.push(node.index()),
+                ended => ended?,
+            }
+        }
+        Ok(killed)
     }
 
     /// Waits until every replica on a node that runs is in sync, of every topic there is.
