@@ -5,15 +5,18 @@ use homing_lab::cluster::acls::{Operation, Resource};
 use homing_lab::cluster::certs::{Authority, Subject, Validity};
 use homing_lab::cluster::secure::{ADMIN, APP, Access, User};
 use homing_lab::cluster::{Cluster, ClusterOptions};
-use homing_lab::process::{Ended, Worker};
+use homing_lab::process::{Ended, Worker, spawn_bound};
 use homing_lab::wire;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -259,6 +262,23 @@ fn nodes_die_with_a_test_that_panics_is_killed_or_shares_them_to_its_end() {
             assert!(!Path::new(dir).exists(), "{dir} is left behind");
         }
     }
+}
+
+#[test]
+fn an_interrupted_command_ends_its_cluster() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab-cluster"));
+    let script = "echo $HOMING_TEST_BOOTSTRAP; exec sleep 600";
+    command.args(["run", "--nodes", "1", "--", "sh", "-c", script]);
+    // A group of its own, as a shell gives to what Ctrl-C is to reach.
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut run = spawn_bound(command).unwrap();
+    let mut bootstrap = String::new();
+    BufReader::new(run.stdout.take().unwrap()).read_line(&mut bootstrap).unwrap();
+    TcpStream::connect(bootstrap.trim()).unwrap();
+    let group = format!("-{}", run.id());
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    assert_eq!(run.wait().unwrap().code(), Some(128 + 2), "the command's own end is passed on");
+    assert!(TcpStream::connect(bootstrap.trim()).is_err(), "a broker still serves");
 }
 
 fn alive(pid: u32) -> bool {
