@@ -1,6 +1,6 @@
 //! The directory of a cluster, removed at its end; those that a killed test left are removed by the next.
 
-use super::ClusterError;
+use super::{ClusterError, fetch};
 use std::env;
 use std::fs::{self, File};
 use std::io;

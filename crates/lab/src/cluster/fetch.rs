@@ -105,7 +105,8 @@ fn on_path(program: &str, path: Option<&OsStr>) -> Option<PathBuf> {
     env::split_paths(path?).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-fn cache_dir() -> Result<PathBuf, ClusterError> {
+/// Where what is fetched stays; also the place for locks of this user's processes.
+pub(super) fn cache_dir() -> Result<PathBuf, ClusterError> {
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     let cache =

@@ -240,6 +240,9 @@ impl Node {
 
     /// Stops the process cleanly and starts it with these settings changed; they stay changed.
     ///
+    /// Kafka 4.1 and later keep `min.insync.replicas` of the first start for the whole
+    /// cluster, dynamically: change it per topic.
+    ///
     /// # Errors
     /// As [`Self::stop`] and [`Self::start`].
     pub fn restart_with(&self, settings: &[(&str, &str)]) -> Result<(), ClusterError> {

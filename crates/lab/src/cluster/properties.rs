@@ -108,5 +108,4 @@ const FIXED: &[(&str, &str)] = &[
     ("num.io.threads", "4"),
     ("background.threads", "2"),
     ("num.recovery.threads.per.data.dir", "1"),
-    ("log.message.timestamp.after.max.ms", "9223372036854775807"),
 ];
