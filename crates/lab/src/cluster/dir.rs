@@ -21,11 +21,11 @@ pub(super) struct ClusterDir {
 impl ClusterDir {
     /// Removes what dead processes left and makes a new directory.
     pub fn create() -> Result<Self, ClusterError> {
-        let parent = env::temp_dir();
+        let (parent, cache) = (env::temp_dir(), fetch::cache_dir()?);
         // Between a directory's birth and its lock nobody may look at it.
-        let all =
-            File::create(parent.join(format!("{PREFIX}all.lock"))).map_err(ClusterError::file(&parent))?;
-        all.lock().map_err(ClusterError::file(&parent))?;
+        fs::create_dir_all(&cache).map_err(ClusterError::file(&cache))?;
+        let all = File::create(cache.join("clusters.lock")).map_err(ClusterError::file(&cache))?;
+        all.lock().map_err(ClusterError::file(&cache))?;
         sweep(&parent).map_err(ClusterError::file(&parent))?;
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent);
         let mut dir = dir.map_err(ClusterError::file(&parent))?;
