@@ -4,8 +4,8 @@
 mod audit_bench;
 
 use audit_bench::{
-    Bench, RunningAuditor, Written, again, audit_once, crash_at, delete_records, effects, lost, message,
-    options, seqs, settle, swallow,
+    Bench, RunningAuditor, Written, again, audit_once, crash_at, delete_records, effects, lost, options,
+    seqs, settle, swallow,
 };
 use homing::audit::{AuditOptions, AuditReport, Cause, GapStanding, Outcome, RepairStanding, Repairing};
 use homing_broker::Count;
@@ -37,13 +37,13 @@ fn repaired_to_one_effect_each(bench: &Bench, messages: usize, missing: usize) {
 }
 
 #[test]
-fn a_batch_the_broker_acknowledged_and_never_wrote_is_found_and_repaired() {
-    let bench = Bench::new();
+fn embedded_a_batch_the_broker_acknowledged_and_never_wrote_is_found_and_repaired() {
+    let bench = Bench::embedded();
     let relay = bench.relay();
-    settle(&bench, (0..60).map(|n| message(n % 13, n)));
+    settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
     swallow(&bench, Count::Once);
-    settle(&bench, (60..90).map(|n| message(n % 13, n)));
-    settle(&bench, (90..150).map(|n| message(n % 13, n)));
+    settle(&bench, (60..90).map(|n| bench.message(n % 13, n)));
+    settle(&bench, (90..150).map(|n| bench.message(n % 13, n)));
     let lost_seqs = lost(&bench);
     let missing: usize = lost_seqs.values().map(Vec::len).sum();
     assert!(missing > 0, "the broker's lie bit");
@@ -63,15 +63,15 @@ fn a_batch_the_broker_acknowledged_and_never_wrote_is_found_and_repaired() {
 }
 
 #[test]
-fn the_last_batch_is_missed_though_nothing_ever_comes_behind_it() {
-    let bench = Bench::new();
+fn embedded_the_last_batch_is_missed_though_nothing_ever_comes_behind_it() {
+    let bench = Bench::embedded();
     let relay = bench.relay();
-    settle(&bench, (0..60).map(|n| message(n % 13, n)));
+    settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
     let before = audit_once(&bench, look_only());
     assert_eq!(before.outcome(), Outcome::Clean);
     swallow(&bench, Count::Always);
-    settle(&bench, (60..90).map(|n| message(n % 13, n)));
-    bench.faults(homing_broker::Faults::clear);
+    settle(&bench, (60..90).map(|n| bench.message(n % 13, n)));
+    bench.cluster.faults(homing_broker::Faults::clear);
     let lost_seqs = lost(&bench);
     assert_eq!(lost_seqs.values().map(Vec::len).sum::<usize>(), 30);
     let report = audit_once(&bench, look_only());
@@ -83,12 +83,12 @@ fn the_last_batch_is_missed_though_nothing_ever_comes_behind_it() {
 }
 
 #[test]
-fn a_lane_of_which_nothing_was_ever_written_is_missed_whole() {
-    let bench = Bench::new();
+fn embedded_a_lane_of_which_nothing_was_ever_written_is_missed_whole() {
+    let bench = Bench::embedded();
     let relay = bench.relay();
     swallow(&bench, Count::Always);
-    settle(&bench, (0..30).map(|n| message(n % 13, n)));
-    bench.faults(homing_broker::Faults::clear);
+    settle(&bench, (0..30).map(|n| bench.message(n % 13, n)));
+    bench.cluster.faults(homing_broker::Faults::clear);
     let report = audit_once(&bench, look_only());
     assert_eq!(report.confirmed().map(|gap| gap.seqs()).sum::<u64>(), 30, "{report:?}");
     repaired_to_one_effect_each(&bench, 30, 30);
@@ -99,9 +99,9 @@ fn a_lane_of_which_nothing_was_ever_written_is_missed_whole() {
 fn records_deleted_before_they_were_audited_are_told_apart_from_truncation() {
     let bench = Bench::new();
     let relay = bench.relay();
-    settle(&bench, (0..60).map(|n| message(n % 13, n)));
+    settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
     assert_eq!(audit_once(&bench, look_only()).outcome(), Outcome::Clean);
-    settle(&bench, (60..180).map(|n| message(n % 13, n)));
+    settle(&bench, (60..180).map(|n| bench.message(n % 13, n)));
     let of_partition = |p: i32| bench.records().into_iter().filter(move |r| r.partition == p).count() as i64;
     let end = of_partition(1);
     delete_records(&bench, 1, end - 3);
@@ -118,13 +118,13 @@ fn records_deleted_before_they_were_audited_are_told_apart_from_truncation() {
 }
 
 #[test]
-fn a_changed_payload_counts_as_missing_and_is_repaired() {
-    let bench = Bench::new();
+fn embedded_a_changed_payload_counts_as_missing_and_is_repaired() {
+    let bench = Bench::embedded();
     let relay = bench.relay();
-    settle(&bench, (0..10).map(|n| message(1, n)));
+    settle(&bench, (0..10).map(|n| bench.message(1, n)));
     let last = bench.records().pop().unwrap();
     swallow(&bench, Count::Once);
-    settle(&bench, [message(1, 10)]);
+    settle(&bench, [bench.message(1, 10)]);
     let changed = Written { payload: b"666".to_vec(), ..stamped_as(&last, 10) };
     audit_bench::write(&bench, [changed]);
     let report = audit_once(&bench, look_only());
@@ -142,12 +142,12 @@ fn stamped_as(last: &audit_bench::Seen, payload: usize) -> Written {
 }
 
 #[test]
-fn a_gap_whose_rows_are_gone_is_called_irreparable() {
-    let bench = Bench::new();
+fn embedded_a_gap_whose_rows_are_gone_is_called_irreparable() {
+    let bench = Bench::embedded();
     let relay = bench.relay();
-    settle(&bench, (0..10).map(|n| message(1, n)));
+    settle(&bench, (0..10).map(|n| bench.message(1, n)));
     swallow(&bench, Count::Once);
-    settle(&bench, [message(1, 10)]);
+    settle(&bench, [bench.message(1, 10)]);
     relay.stop();
     let db = bench.outbox.connect().unwrap();
     db.execute_batch(
@@ -162,17 +162,17 @@ fn a_gap_whose_rows_are_gone_is_called_irreparable() {
 }
 
 #[test]
-fn an_auditor_killed_between_any_two_steps_misses_nothing_and_counts_nothing_twice() {
+fn embedded_an_auditor_killed_between_any_two_steps_misses_nothing_and_counts_nothing_twice() {
     for step in ["audit.read", "audit.checked", "audit.committed"] {
         for nth in [1, 2, 3] {
-            let bench = Bench::new();
+            let bench = Bench::embedded();
             let relay = bench.relay();
-            settle(&bench, (0..60).map(|n| message(n % 13, n)));
+            settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
             swallow(&bench, Count::Once);
-            settle(&bench, (60..90).map(|n| message(n % 13, n)));
+            settle(&bench, (60..90).map(|n| bench.message(n % 13, n)));
             let duplicate = again(&bench.records()[3]);
             audit_bench::write(&bench, [duplicate]);
-            settle(&bench, (90..120).map(|n| message(n % 13, n)));
+            settle(&bench, (90..120).map(|n| bench.message(n % 13, n)));
             relay.stop();
             let (records, lost) = (bench.records().len(), lost(&bench));
             assert!(crash_at(&bench, look_only(), step, nth), "{step} {nth} is reached");

@@ -3,7 +3,7 @@
 
 mod audit_bench;
 
-use audit_bench::{Bench, message, options, wait_until};
+use audit_bench::{Bench, options, wait_until};
 use homing::audit::{AuditOptions, Auditor, Outcome};
 use homing::kafka::partition_list::TopicPartition;
 use homing::{Partition, Shutdown, TopicName};
@@ -18,7 +18,7 @@ fn sound_traffic_leads_to_no_finding_and_is_verified_to_its_end() {
     let stopped = stop.clone();
     let audit = std::thread::spawn(move || auditor.run(&stopped));
     for chunk in 0..20 {
-        bench.enqueue((0..500).map(|n| message(n % 97, chunk * 500 + n)));
+        bench.enqueue((0..500).map(|n| bench.message(n % 97, chunk * 500 + n)));
     }
     bench.wait_settled();
     relay.stop();
@@ -38,7 +38,7 @@ fn sound_traffic_leads_to_no_finding_and_is_verified_to_its_end() {
 #[test]
 fn an_audit_of_what_is_there_by_now_ends_by_itself_and_is_remembered() {
     let bench = Bench::new();
-    bench.enqueue((0..300).map(|n| message(n, n)));
+    bench.enqueue((0..300).map(|n| bench.message(n, n)));
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
@@ -49,18 +49,18 @@ fn an_audit_of_what_is_there_by_now_ends_by_itself_and_is_remembered() {
     assert_eq!(again.totals, report.totals, "nothing is read twice");
     let recalled = auditor.recall().unwrap();
     assert_eq!((recalled.lanes, recalled.totals), (again.lanes, again.totals));
-    let at = TopicPartition { topic: TopicName::parse("orders").unwrap(), partition: Partition(0) };
+    let at = TopicPartition { topic: TopicName::parse(&bench.orders).unwrap(), partition: Partition(0) };
     assert_eq!(report.partitions[0].topic, at.topic.as_str());
 }
 
 #[test]
-fn an_audit_without_a_broker_says_that_it_cannot_tell() {
-    let bench = Bench::new();
-    bench.enqueue([message(1, 1)]);
+fn embedded_an_audit_without_a_broker_says_that_it_cannot_tell() {
+    let bench = Bench::embedded();
+    bench.enqueue([bench.message(1, 1)]);
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
-    bench.stop_broker();
+    bench.cluster.stop_broker();
     let options = AuditOptions { request_timeout: Duration::from_millis(300), ..options() };
     let auditor = Auditor::new(bench.outbox.clone(), bench.kafka.clone(), options).unwrap();
     let error = auditor.run_once(&Shutdown::new()).unwrap_err();

@@ -4,7 +4,7 @@
 mod audit_bench;
 
 use audit_bench::{
-    Bench, Seen, Written, again, audit_once, message, options, restored_copy, settle, wait_until, write,
+    Bench, Seen, Written, again, audit_once, options, restored_copy, settle, wait_until, write,
 };
 use homing::audit::{Auditor, Outcome};
 use homing::{Message, Outbox, Relay, Shutdown, SqliteOutbox};
@@ -13,7 +13,7 @@ use homing::{Message, Outbox, Relay, Shutdown, SqliteOutbox};
 fn resends_are_counted_and_are_no_loss() {
     let bench = Bench::new();
     let relay = bench.relay();
-    settle(&bench, (0..60).map(|n| message(n % 13, n)));
+    settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
     let copies: Vec<Written> = bench.records().iter().take(7).map(again).collect();
     write(&bench, copies);
     relay.stop();
@@ -27,7 +27,7 @@ fn resends_are_counted_and_are_no_loss() {
 fn foreign_records_and_unreadable_stamps_are_counted_apart() {
     let bench = Bench::new();
     let relay = bench.relay();
-    settle(&bench, (0..20).map(|n| message(n % 13, n)));
+    settle(&bench, (0..20).map(|n| bench.message(n % 13, n)));
     let copy = again(&bench.records()[0]);
     relay.stop();
     let stamped = |stamp: &str| Written {
@@ -55,12 +55,12 @@ fn foreign_records_and_unreadable_stamps_are_counted_apart() {
 fn a_zombie_of_an_older_epoch_is_recognised() {
     let bench = Bench::new();
     let relay = bench.relay();
-    settle(&bench, (0..30).map(|n| message(n % 13, n)));
+    settle(&bench, (0..30).map(|n| bench.message(n % 13, n)));
     let old = bench.records()[0].clone();
-    bench.grow_topic("orders", 6);
+    bench.cluster.grow(&bench.orders, 6);
     relay.stop();
     let relay = bench.relay();
-    settle(&bench, (30..90).map(|n| message(n % 13, n)));
+    settle(&bench, (30..90).map(|n| bench.message(n % 13, n)));
     relay.stop();
     let newer = bench.records().iter().any(|r| r.epoch == 2 && r.partition == old.partition);
     assert!(newer, "the new epoch has begun in the old record's partition");
@@ -76,7 +76,7 @@ fn a_zombie_of_an_older_epoch_is_recognised() {
 fn two_messages_under_one_number_are_a_fork_and_verify_nothing() {
     let bench = Bench::new();
     let relay = bench.relay();
-    settle(&bench, (0..30).map(|n| message(1, n)));
+    settle(&bench, (0..30).map(|n| bench.message(1, n)));
     relay.stop();
     let other = |seen: &Seen| {
         again(&Seen { id: uuid::Uuid::now_v7(), payload: Some(b"other".to_vec()), ..seen.clone() })
@@ -94,11 +94,11 @@ fn two_messages_under_one_number_are_a_fork_and_verify_nothing() {
 fn numbers_of_a_database_and_of_its_restored_copy_are_told_apart() {
     let bench = Bench::new();
     let relay = bench.relay();
-    settle(&bench, (0..30).map(|n| message(n % 3, n)));
+    settle(&bench, (0..30).map(|n| bench.message(n % 3, n)));
     relay.stop();
     let restored = restored_copy(&bench, "restored.db");
     let relay = bench.relay();
-    settle(&bench, (30..60).map(|n| message(n % 3, n)));
+    settle(&bench, (30..60).map(|n| bench.message(n % 3, n)));
     relay.stop();
 
     // The copy meets numbers it has not given yet, before it numbers anything itself.
@@ -109,7 +109,7 @@ fn numbers_of_a_database_and_of_its_restored_copy_are_told_apart() {
     assert_eq!(audit_once(&bench, options()).outcome(), Outcome::Clean, "the original gave them all");
 
     // Whatever numbers the copy gives, the original's auditor sees that they are not its own.
-    relay_of(&restored, &bench, (100..130).map(|n| message(n % 3, n)).collect());
+    relay_of(&restored, &bench, (100..130).map(|n| bench.message(n % 3, n)).collect());
     let report = audit_once(&bench, options());
     assert!(report.totals.forks + report.totals.never_given >= 30, "{:?}", report.totals);
     assert_eq!(report.outcome(), Outcome::Findings);

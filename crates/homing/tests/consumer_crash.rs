@@ -7,7 +7,7 @@
 
 mod consumer_support;
 
-use consumer_support::{Cluster, Running, fill_stamped, key, number, options};
+use consumer_support::{Cluster, Running, fill_stamped, key, number, options, read_all};
 use homing::consumer::{Consumer, ConsumerOptions, Outcome, Record};
 use homing::core::TopicName;
 use homing::inbox::{Applied, Inbox};
@@ -211,7 +211,7 @@ fn crash_and_restart(
     let (offset, _) = cluster.committed(&orders.group, &orders.topic, 0).unwrap();
     assert_eq!(offset.unsigned_abs(), RECORDS, "everything is committed in the end");
     // The file may go: the open connection still reads it.
-    (db, cluster.read_all(&orders.dead, 1).len())
+    (db, read_all(cluster, &orders.dead, 1).len())
 }
 
 /// Effects of one key in the order they were made.

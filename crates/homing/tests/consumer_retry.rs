@@ -4,7 +4,7 @@
 
 mod consumer_support;
 
-use consumer_support::{Cluster, Letter, Running, fill, key, number, options, until};
+use consumer_support::{Cluster, Letter, Running, fill, key, number, options, read_all, until};
 use homing::consumer::dead_letter::header;
 use homing::consumer::{ConsumerError, ConsumerOptions, Outcome, SetAside};
 use homing::core::{RetryPolicy, TopicName};
@@ -86,7 +86,7 @@ fn a_poison_record_becomes_a_dead_letter_that_says_everything_about_it() {
     assert_eq!(attempts.load(Ordering::SeqCst), 4);
     assert_eq!((counts.dead_lettered, counts.panicked, counts.parked), (3, 4, 0));
     assert_eq!(cluster.committed(&group, &topic, 0).unwrap().0, 30, "the poison does not hold the group up");
-    let mut letters = cluster.read_all(&dead, 2);
+    let mut letters = read_all(&cluster, &dead, 2);
     letters.sort_by_key(|letter| letter.payload.clone().unwrap().parse::<u32>().unwrap());
     let of = |letter: &Letter, name: &str| letter.headers[name].clone();
     for (letter, (number, attempts, reason)) in letters.iter().zip([
@@ -113,7 +113,7 @@ fn a_poison_record_becomes_a_dead_letter_that_says_everything_about_it() {
 }
 
 #[test]
-fn a_record_is_not_finished_and_nothing_is_taken_in_until_its_dead_letter_is_written() {
+fn embedded_a_record_is_not_finished_and_nothing_is_taken_in_until_its_dead_letter_is_written() {
     let cluster = Cluster::embedded();
     let topic = cluster.topic("blocked", 1);
     fill(&cluster, &topic, 20, |number| format!("k{number}"));
@@ -129,7 +129,7 @@ fn a_record_is_not_finished_and_nothing_is_taken_in_until_its_dead_letter_is_wri
         _ => Outcome::Ok,
     };
     // Not enough replicas: what a cluster with a lost broker says to acks=all.
-    cluster.faults().inject(ApiKey::Produce, Fault::ErrorCode(19), Count::Always);
+    cluster.faults(|faults| faults.inject(ApiKey::Produce, Fault::ErrorCode(19), Count::Always));
     let running = Running::blocking(&cluster, settings.clone(), handler);
     running.until("the others are done", |counts| counts.finished == 19);
     let counts = running.until("intake is stopped", |counts| counts.intake_stopped.is_some());
@@ -142,13 +142,13 @@ fn a_record_is_not_finished_and_nothing_is_taken_in_until_its_dead_letter_is_wri
     let summary = running.stop();
     assert_eq!((summary.counts.dead_lettered, summary.abandoned), (0, 1));
     assert_eq!(cluster.committed(&group, &topic, 0).unwrap().0, 5);
-    cluster.faults().clear();
+    cluster.faults(homing_broker::Faults::clear);
     let running = Running::blocking(&cluster, settings, handler);
     running.until("it comes again and is written", |counts| counts.dead_lettered == 1);
     running.until("intake goes on", |counts| counts.intake_stopped.is_none());
     running.stop();
     assert_eq!(cluster.committed(&group, &topic, 0).unwrap().0, 20);
-    assert!(cluster.read_all(&dead, 2).iter().all(|letter| letter.payload.as_deref() == Some("5")));
+    assert!(read_all(&cluster, &dead, 2).iter().all(|letter| letter.payload.as_deref() == Some("5")));
 }
 
 #[test]
@@ -197,8 +197,7 @@ fn later_records_of_a_parked_key_follow_it_in_order_and_other_keys_go_on() {
     let effects = effects.lock().unwrap();
     assert_eq!(effects["k3"], before);
     assert!(effects.iter().filter(|(key, _)| *key != "k3").all(|(_, numbers)| numbers.len() == 50));
-    let parked: Vec<u32> = cluster
-        .read_all(&dead, 2)
+    let parked: Vec<u32> = read_all(&cluster, &dead, 2)
         .iter()
         .map(|letter| letter.payload.clone().unwrap().parse().unwrap())
         .collect();
@@ -279,7 +278,7 @@ fn async_handlers_that_panic_or_fail_are_retried_and_dead_lettered_alike() {
     let counts = running.stop().counts;
     assert_eq!((counts.dead_lettered, counts.panicked, counts.retried), (3, 3, 4));
     assert!(effects.lock().unwrap().values().all(|numbers| numbers.is_sorted()));
-    assert_eq!(cluster.read_all(&dead, 2).len(), 3);
+    assert_eq!(read_all(&cluster, &dead, 2).len(), 3);
 }
 
 #[test]

@@ -1,17 +1,17 @@
-//! The relay against the embedded broker: order, numbering, crashes between every two steps.
+//! The relay: order, numbering, crashes between every two steps.
 #![allow(clippy::unwrap_used)]
 
 mod relay_bench;
 
 use homing::Message;
 use homing::outbox::Fate;
-use relay_bench::{Bench, message};
+use relay_bench::Bench;
 use std::time::Duration;
 
 #[test]
 fn committed_rows_arrive_once_in_commit_order_and_receipts_say_where() {
     let bench = Bench::new();
-    bench.enqueue((0..500).map(|n| message(n % 7, n)));
+    bench.enqueue((0..500).map(|n| bench.message(n % 7, n)));
     let relay = bench.relay();
     bench.wait_settled();
     let summary = relay.stop();
@@ -34,11 +34,11 @@ fn committed_rows_arrive_once_in_commit_order_and_receipts_say_where() {
 fn a_lone_row_of_another_process_is_sent_and_settled_soon() {
     let bench = Bench::new();
     let relay = bench.relay();
-    bench.enqueue([message(1, 1)]);
+    bench.enqueue([bench.message(1, 1)]);
     bench.wait_settled();
     let started = std::time::Instant::now();
     for n in 0..20 {
-        bench.enqueue([message(1, n)]);
+        bench.enqueue([bench.message(1, n)]);
         bench.wait_settled();
     }
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
@@ -50,8 +50,8 @@ fn null_keys_tombstones_headers_and_ids_arrive_as_given() {
     let bench = Bench::new();
     let id = uuid::Uuid::now_v7();
     bench.enqueue([
-        Message::new("orders").unwrap().id(id).header("a", "1").header("b", vec![0xff, 0]),
-        Message::new("orders").unwrap().key("").payload(""),
+        bench.order().id(id).header("a", "1").header("b", vec![0xff, 0]),
+        bench.order().key("").payload(""),
     ]);
     let relay = bench.relay();
     bench.wait_settled();
@@ -70,16 +70,17 @@ fn null_keys_tombstones_headers_and_ids_arrive_as_given() {
 #[test]
 fn rows_that_can_never_be_sent_go_to_the_dead_letters_and_reorder_nobody() {
     let bench = Bench::new();
-    let big = Message::new("orders").unwrap().key("k").payload(vec![b'x'; 2_000_000]);
-    bench.enqueue([big, message(1, 1), message(1, 2)]);
+    let big = bench.order().key("k").payload(vec![b'x'; 2_000_000]);
+    bench.enqueue([big, bench.message(1, 1), bench.message(1, 2)]);
     let db = bench.outbox.connect().unwrap();
-    db.execute_batch(
-        "INSERT INTO homing_outbox (topic, message_key, payload, payload_text) VALUES ('orders', 'k1', 'a', 'b');
-         INSERT INTO homing_outbox (topic, message_key, headers) VALUES ('orders', 'k1', '{not json');
+    db.execute_batch(&format!(
+        "INSERT INTO homing_outbox (topic, message_key, payload, payload_text) VALUES ('{0}', 'k1', 'a', 'b');
+         INSERT INTO homing_outbox (topic, message_key, headers) VALUES ('{0}', 'k1', '{{not json');
          INSERT INTO homing_outbox (topic, message_key) VALUES ('no/topic', 'k1');",
-    )
+        bench.orders
+    ))
     .unwrap();
-    bench.enqueue([message(1, 3)]);
+    bench.enqueue([bench.message(1, 3)]);
     let relay = bench.relay();
     bench.wait_settled();
     let summary = relay.stop();
@@ -102,12 +103,12 @@ fn rows_that_can_never_be_sent_go_to_the_dead_letters_and_reorder_nobody() {
 #[test]
 fn a_redriven_dead_letter_gets_a_new_number_and_keeps_its_id() {
     let bench = Bench::with(|kafka| kafka.create_topics = false);
-    bench.enqueue([message(1, 1)]);
+    bench.enqueue([bench.message(1, 1)]);
     let relay = bench.relay();
     bench.wait_settled();
     let letter = bench.outbox.dead_letters(0, 10).unwrap().remove(0);
     assert_eq!(letter.code, "topic_missing");
-    bench.create_topic("orders", 3);
+    bench.cluster.create(&bench.orders, 3);
     let redriven = bench.outbox.redrive(None).unwrap();
     assert_eq!(redriven.len(), 1);
     bench.wait_settled();
@@ -123,14 +124,16 @@ fn a_redriven_dead_letter_gets_a_new_number_and_keeps_its_id() {
 #[test]
 fn messages_of_one_transaction_in_several_topics_are_numbered_per_lane() {
     let bench = Bench::new();
-    bench.enqueue((0..300).map(|n| {
-        let topic = ["orders", "bills", "mails"][n % 3];
-        Message::new(topic).unwrap().key(format!("k{}", n % 11)).payload(n.to_string())
-    }));
+    let topics = ["orders", "bills", "mails"].map(|what| bench.cluster.name(what));
+    bench.enqueue(
+        (0..300).map(|n| {
+            Message::new(&topics[n % 3]).unwrap().key(format!("k{}", n % 11)).payload(n.to_string())
+        }),
+    );
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
-    for topic in ["orders", "bills", "mails"] {
+    for topic in &topics {
         let records = bench.records_of(topic);
         assert_eq!(records.len(), 100, "{topic}");
         bench.assert_lanes_are_gapless(&records);

@@ -7,7 +7,7 @@ use homing::testing::Steps;
 use homing::{RelayError, RelayOptions};
 use homing_broker::{Count, Fault};
 use kafka_protocol::messages::ApiKey;
-use relay_bench::{Bench, message, wait_until};
+use relay_bench::{Bench, wait_until};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -43,9 +43,9 @@ fn a_relay_that_dies_at_any_step_loses_and_renumbers_nothing() {
                 continue;
             }
             let bench = Bench::new();
-            bench.enqueue((0..400).map(|n| message(n % 13, n)));
+            bench.enqueue((0..400).map(|n| bench.message(n % 13, n)));
             bench.crash_at(step, nth, options(&bench));
-            bench.enqueue((400..450).map(|n| message(n % 13, n)));
+            bench.enqueue((400..450).map(|n| bench.message(n % 13, n)));
             let relay = bench.relay();
             bench.wait_settled();
             relay.stop();
@@ -59,7 +59,7 @@ fn many_crashes_in_a_row_still_give_every_row_one_number() {
     let bench = Bench::new();
     let mut rows = 0;
     for round in 0..24 {
-        bench.enqueue((rows..rows + 130).map(|n| message(n % 17, n)));
+        bench.enqueue((rows..rows + 130).map(|n| bench.message(n % 17, n)));
         rows += 130;
         bench.crash_at(STEPS[2 + round % 5], 1 + round % 2, options(&bench));
     }
@@ -72,7 +72,7 @@ fn many_crashes_in_a_row_still_give_every_row_one_number() {
 #[test]
 fn a_takeover_skips_what_the_tail_read_finds_and_sends_the_rest() {
     let bench = Bench::new();
-    bench.enqueue((0..200).map(|n| message(n % 5, n)));
+    bench.enqueue((0..200).map(|n| bench.message(n % 5, n)));
     // Every record is acknowledged and none is settled.
     bench.crash_at("relay.all_acked", 1, bench.options());
     let sent_before = bench.records().len();
@@ -83,7 +83,7 @@ fn a_takeover_skips_what_the_tail_read_finds_and_sends_the_rest() {
     assert_eq!((summary.skipped_by_tail_read, summary.resent), (200, 0));
     assert_eq!(bench.records().len(), 200, "no duplicate was needed");
 
-    bench.enqueue((200..400).map(|n| message(n % 5, n)));
+    bench.enqueue((200..400).map(|n| bench.message(n % 5, n)));
     bench.crash_at("relay.manifest_committed", 1, bench.options());
     let relay = bench.relay();
     bench.wait_settled();
@@ -105,9 +105,9 @@ fn a_relay_that_sleeps_through_its_lease_is_fenced_and_stands_by() {
             woken.lock().unwrap().recv().unwrap();
         }
     });
-    bench.enqueue((0..100).map(|n| message(n % 5, n)));
+    bench.enqueue((0..100).map(|n| bench.message(n % 5, n)));
     let zombie = bench.relay_with(RelayOptions { steps, ..bench.options() });
-    asleep.recv_timeout(relay_bench::DEADLINE).unwrap();
+    asleep.recv_timeout(relay_bench::LONG).unwrap();
     let successor = bench.relay();
     bench.wait_settled();
     wake.send(()).unwrap();
@@ -116,10 +116,10 @@ fn a_relay_that_sleeps_through_its_lease_is_fenced_and_stands_by() {
     wait_until("it stands by", || {
         zombie.status.trouble().is_some_and(|trouble| trouble.what.contains("standing by"))
     });
-    bench.enqueue((100..150).map(|n| message(n % 5, n)));
+    bench.enqueue((100..150).map(|n| bench.message(n % 5, n)));
     bench.wait_settled();
     successor.stop();
-    bench.enqueue((150..200).map(|n| message(n % 5, n)));
+    bench.enqueue((150..200).map(|n| bench.message(n % 5, n)));
     bench.wait_settled();
     assert_eq!(zombie.stop().claimed, 50, "it took over when its successor gave back");
     bench.assert_each_row_once_in_order(200);
@@ -139,9 +139,9 @@ fn a_zombies_late_records_are_recognised_by_their_seqs() {
             woken.lock().unwrap().recv().unwrap();
         }
     });
-    bench.enqueue((0..100).map(|n| message(n % 5, n)));
+    bench.enqueue((0..100).map(|n| bench.message(n % 5, n)));
     let zombie = bench.relay_with(RelayOptions { steps, ..bench.options() });
-    asleep.recv_timeout(relay_bench::DEADLINE).unwrap();
+    asleep.recv_timeout(relay_bench::LONG).unwrap();
     let successor = bench.relay();
     bench.wait_settled();
     wake.send(()).unwrap();
@@ -153,8 +153,8 @@ fn a_zombies_late_records_are_recognised_by_their_seqs() {
 }
 
 #[test]
-fn lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() {
-    let bench = Bench::new();
+fn embedded_lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() {
+    let bench = Bench::embedded();
     let relay = bench.relay_with(options(&bench));
     let mut rows = 0;
     // Not leader, too few replicas, out-of-order sequence, unknown producer id, invalid producer epoch.
@@ -162,8 +162,8 @@ fn lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() {
     let lost = [Fault::DropResponse, Fault::DropConnection, Fault::DropResponse];
     let faults = lost.into_iter().chain(codes).chain(lost);
     for fault in faults {
-        bench.faults(|faults| faults.inject(ApiKey::Produce, fault, Count::Times(3)));
-        bench.enqueue((rows..rows + 200).map(|n| message(n % 7, n)));
+        bench.cluster.faults(|faults| faults.inject(ApiKey::Produce, fault, Count::Times(3)));
+        bench.enqueue((rows..rows + 200).map(|n| bench.message(n % 7, n)));
         rows += 200;
         bench.wait_settled();
     }
@@ -172,22 +172,22 @@ fn lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() {
 }
 
 #[test]
-fn a_broker_that_is_away_is_waited_for_and_the_reason_is_there_to_read() {
-    let bench = Bench::new();
+fn embedded_a_broker_that_is_away_is_waited_for_and_the_reason_is_there_to_read() {
+    let bench = Bench::embedded();
     let relay = bench.relay();
-    bench.enqueue((0..50).map(|n| message(n % 5, n)));
+    bench.enqueue((0..50).map(|n| bench.message(n % 5, n)));
     bench.wait_settled();
-    bench.stop_broker();
-    bench.enqueue((50..150).map(|n| message(n % 5, n)));
+    bench.cluster.stop_broker();
+    bench.enqueue((50..150).map(|n| bench.message(n % 5, n)));
     wait_until("the trouble is told", || {
         let stats = bench.outbox.stats().unwrap();
         stats.relay.is_some_and(|relay| relay.trouble.is_some_and(|text| text.contains("Kafka")))
     });
     assert!(relay.status.trouble().is_some());
-    bench.enqueue((150..200).map(|n| message(n % 5, n)));
+    bench.enqueue((150..200).map(|n| bench.message(n % 5, n)));
     let stats = bench.outbox.stats().unwrap();
     assert!(stats.unclaimed + stats.unsettled == 150, "{stats:?}");
-    bench.start_broker_again();
+    bench.cluster.start_broker_again();
     bench.wait_settled();
     wait_until("the trouble is over", || bench.outbox.stats().unwrap().relay.unwrap().trouble.is_none());
     relay.stop();
@@ -195,29 +195,29 @@ fn a_broker_that_is_away_is_waited_for_and_the_reason_is_there_to_read() {
 }
 
 #[test]
-fn a_relay_starts_while_the_broker_is_away() {
-    let bench = Bench::new();
-    bench.stop_broker();
-    bench.enqueue((0..50).map(|n| message(n % 5, n)));
+fn embedded_a_relay_starts_while_the_broker_is_away() {
+    let bench = Bench::embedded();
+    bench.cluster.stop_broker();
+    bench.enqueue((0..50).map(|n| bench.message(n % 5, n)));
     let relay = bench.relay();
     wait_until("the trouble is told", || relay.status.trouble().is_some());
-    bench.start_broker_again();
+    bench.cluster.start_broker_again();
     bench.wait_settled();
     relay.stop();
     bench.assert_each_row_once_in_order(50);
 }
 
 #[test]
-fn the_broker_restarts_under_load() {
-    let bench = Bench::new();
+fn embedded_the_broker_restarts_under_load() {
+    let bench = Bench::embedded();
     let relay = bench.relay_with(options(&bench));
     let mut rows = 0;
     for _ in 0..4 {
-        bench.enqueue((rows..rows + 500).map(|n| message(n % 7, n)));
+        bench.enqueue((rows..rows + 500).map(|n| bench.message(n % 7, n)));
         rows += 500;
         wait_until("some are under way", || relay.status.summary().acked > 0);
-        bench.stop_broker();
-        bench.start_broker_again();
+        bench.cluster.stop_broker();
+        bench.cluster.start_broker_again();
     }
     bench.wait_settled();
     relay.stop();
@@ -225,20 +225,20 @@ fn the_broker_restarts_under_load() {
 }
 
 #[test]
-fn a_stop_with_the_broker_away_gives_up_at_the_deadline_and_loses_nothing() {
-    let bench = Bench::new();
-    bench.enqueue((0..10).map(|n| message(n % 5, n)));
+fn embedded_a_stop_with_the_broker_away_gives_up_at_the_deadline_and_loses_nothing() {
+    let bench = Bench::embedded();
+    bench.enqueue((0..10).map(|n| bench.message(n % 5, n)));
     let relay =
         bench.relay_with(RelayOptions { drain_timeout: Duration::from_millis(300), ..bench.options() });
     bench.wait_settled();
-    bench.stop_broker();
-    bench.enqueue((10..60).map(|n| message(n % 5, n)));
+    bench.cluster.stop_broker();
+    bench.enqueue((10..60).map(|n| bench.message(n % 5, n)));
     wait_until("they are claimed", || bench.outbox.stats().unwrap().unsettled == 50);
     let began = std::time::Instant::now();
     let summary = relay.stop();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(summary.settled, 10);
-    bench.start_broker_again();
+    bench.cluster.start_broker_again();
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
@@ -246,14 +246,14 @@ fn a_stop_with_the_broker_away_gives_up_at_the_deadline_and_loses_nothing() {
 }
 
 #[test]
-fn a_record_the_broker_refuses_is_voided_and_its_neighbours_keep_their_order() {
-    let bench = Bench::new();
-    bench.enqueue((0..3).map(|n| message(n % 3, n)));
+fn embedded_a_record_the_broker_refuses_is_voided_and_its_neighbours_keep_their_order() {
+    let bench = Bench::embedded();
+    bench.enqueue((0..3).map(|n| bench.message(n % 3, n)));
     let relay = bench.relay();
     bench.wait_settled();
     // One request is refused whole (INVALID_RECORD); alone, each record is taken but the first.
-    bench.faults(|faults| faults.inject(ApiKey::Produce, Fault::ErrorCode(87), Count::Times(2)));
-    bench.enqueue((3..203).map(|n| message(1, n)));
+    bench.cluster.faults(|faults| faults.inject(ApiKey::Produce, Fault::ErrorCode(87), Count::Times(2)));
+    bench.enqueue((3..203).map(|n| bench.message(1, n)));
     bench.wait_settled();
     let summary = relay.stop();
     assert_eq!(summary.voided, 1);
@@ -281,14 +281,14 @@ fn a_record_the_broker_refuses_is_voided_and_its_neighbours_keep_their_order() {
 fn a_changed_partition_count_begins_a_new_epoch_when_the_old_one_is_settled() {
     let bench = Bench::new();
     let relay = bench.relay_with(RelayOptions { pins_every: Duration::from_millis(100), ..options(&bench) });
-    bench.enqueue((0..200).map(|n| message(n % 7, n)));
+    bench.enqueue((0..200).map(|n| bench.message(n % 7, n)));
     bench.wait_settled();
-    bench.grow_topic("orders", 5);
-    bench.enqueue((200..300).map(|n| message(n % 7, n)));
+    bench.cluster.grow(&bench.orders, 5);
+    bench.enqueue((200..300).map(|n| bench.message(n % 7, n)));
     wait_until("a new epoch is open", || {
         bench.outbox.stats().unwrap().lanes.iter().any(|lane| lane.epoch.0 == 2 && lane.open)
     });
-    bench.enqueue((300..500).map(|n| message(n % 7, n)));
+    bench.enqueue((300..500).map(|n| bench.message(n % 7, n)));
     bench.wait_settled();
     relay.stop();
     let records = bench.records();
@@ -313,10 +313,10 @@ fn a_changed_partition_count_begins_a_new_epoch_when_the_old_one_is_settled() {
 fn a_recreated_topic_stops_the_relay_by_its_code() {
     let bench = Bench::new();
     let relay = bench.relay_with(RelayOptions { pins_every: Duration::from_millis(100), ..bench.options() });
-    bench.enqueue((0..20).map(|n| message(n % 7, n)));
+    bench.enqueue((0..20).map(|n| bench.message(n % 7, n)));
     bench.wait_settled();
-    bench.delete_topic("orders");
-    bench.create_topic("orders", 3);
+    bench.cluster.delete(&bench.orders);
+    bench.cluster.create(&bench.orders, 3);
     let error = relay.error();
     assert!(matches!(error, RelayError::TopicRecreated { .. }), "{error}");
     assert!(error.to_string().starts_with("A04"), "{error}");
@@ -327,14 +327,15 @@ fn a_recreated_topic_stops_the_relay_by_its_code() {
 #[test]
 fn another_cluster_behind_the_same_address_stops_the_relay_by_its_code() {
     let bench = Bench::new();
-    bench.enqueue((0..20).map(|n| message(n % 7, n)));
+    bench.enqueue((0..20).map(|n| bench.message(n % 7, n)));
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
-    let other = Bench::new();
-    let kafka = homing::KafkaConfig { bootstrap: other.addr.to_string(), ..bench.kafka.clone() };
+    let other = Bench::embedded();
+    let kafka =
+        homing::KafkaConfig { bootstrap: other.cluster.bootstrap().to_owned(), ..bench.kafka.clone() };
     let relay = homing::Relay::new(bench.outbox.clone(), kafka, bench.options()).unwrap();
-    bench.enqueue((20..30).map(|n| message(n % 7, n)));
+    bench.enqueue((20..30).map(|n| bench.message(n % 7, n)));
     let error = relay.run(&homing::Shutdown::new()).unwrap_err();
     assert!(matches!(error, RelayError::ClusterChanged { .. }), "{error}");
     assert!(error.to_string().starts_with("N02"), "{error}");
@@ -344,13 +345,13 @@ fn another_cluster_behind_the_same_address_stops_the_relay_by_its_code() {
 #[test]
 fn a_restored_outbox_goes_on_in_a_new_epoch() {
     let bench = Bench::new();
-    bench.enqueue((0..50).map(|n| message(n % 7, n)));
+    bench.enqueue((0..50).map(|n| bench.message(n % 7, n)));
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
     let backup = bench.dir.path().join("backup.db");
     bench.outbox.connect().unwrap().execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
-    bench.enqueue((50..100).map(|n| message(n % 7, n)));
+    bench.enqueue((50..100).map(|n| bench.message(n % 7, n)));
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
@@ -358,7 +359,7 @@ fn a_restored_outbox_goes_on_in_a_new_epoch() {
     let restored = homing::SqliteOutbox::open(&backup, bench.outbox.stream()).unwrap();
     let mut db = restored.connect().unwrap();
     let tx = db.transaction().unwrap();
-    homing::Outbox::enqueue_all(&tx, (500..550).map(|n| message(n % 7, n))).unwrap();
+    homing::Outbox::enqueue_all(&tx, (500..550).map(|n| bench.message(n % 7, n))).unwrap();
     tx.commit().unwrap();
     let shutdown = Arc::new(homing::Shutdown::new());
     let relay = homing::Relay::new(restored.clone(), bench.kafka.clone(), bench.options()).unwrap();

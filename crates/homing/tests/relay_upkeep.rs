@@ -5,8 +5,8 @@ mod relay_bench;
 
 use homing::outbox::RowId;
 use homing::relay::PruneOptions;
-use homing::{Message, Outbox, RelayOptions};
-use relay_bench::{Bench, message, wait_until};
+use homing::{Outbox, RelayOptions};
+use relay_bench::{Bench, wait_until};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ fn repair(bench: &Bench, partition: i32, from: u64, to: u64) {
     let db = bench.outbox.connect().unwrap();
     db.execute(
         "INSERT INTO homing_repair (topic, epoch, partition, from_seq, to_seq, created_at_ms, updated_at_ms) \
-         VALUES ('orders', 1, ?1, ?2, ?3, 0, 0)",
-        rusqlite::params![partition, from as i64, to as i64],
+         VALUES (?4, 1, ?1, ?2, ?3, 0, 0)",
+        rusqlite::params![partition, from as i64, to as i64, bench.orders],
     )
     .unwrap();
 }
@@ -29,7 +29,7 @@ fn repair_states(bench: &Bench) -> Vec<(String, i64)> {
 #[test]
 fn a_repair_sends_the_same_messages_under_the_same_seqs_with_the_replay_flag() {
     let bench = Bench::with(|kafka| kafka.topic_partitions = 1);
-    bench.enqueue((0..120).map(|n| message(n % 7, n)));
+    bench.enqueue((0..120).map(|n| bench.message(n % 7, n)));
     let relay = bench.relay_with(RelayOptions { batch_rows: 50, batch_rows_max: 50, ..bench.options() });
     bench.wait_settled();
     repair(&bench, 0, 45, 104);
@@ -45,7 +45,7 @@ fn a_repair_sends_the_same_messages_under_the_same_seqs_with_the_replay_flag() {
 #[test]
 fn a_repair_is_rate_limited() {
     let bench = Bench::with(|kafka| kafka.topic_partitions = 1);
-    bench.enqueue((0..100).map(|n| message(0, n)));
+    bench.enqueue((0..100).map(|n| bench.message(0, n)));
     let relay = bench.relay_with(RelayOptions { repair_rows_per_second: 100, ..bench.options() });
     bench.wait_settled();
     let began = std::time::Instant::now();
@@ -61,7 +61,7 @@ fn verified_rows_are_pruned_and_can_then_not_be_repaired() {
     let prune = Some(PruneOptions { keep: Duration::ZERO, every: Duration::from_millis(20) });
     let relay =
         bench.relay_with(RelayOptions { batch_rows: 50, batch_rows_max: 50, prune, ..bench.options() });
-    bench.enqueue((0..200).map(|n| message(0, n)));
+    bench.enqueue((0..200).map(|n| bench.message(0, n)));
     bench.wait_settled();
     assert_eq!(bench.outbox.stats().unwrap().rows, 200, "nothing is verified");
     bench.outbox.connect().unwrap().execute("UPDATE homing_lane SET verified_seq = 120", []).unwrap();
@@ -70,7 +70,7 @@ fn verified_rows_are_pruned_and_can_then_not_be_repaired() {
     assert!(bench.outbox.receipt(RowId(101)).unwrap().is_some());
     repair(&bench, 0, 90, 110);
     wait_until("it is irreparable", || repair_states(&bench) == [("irreparable".to_owned(), 1)]);
-    bench.enqueue([message(0, 200)]);
+    bench.enqueue([bench.message(0, 200)]);
     bench.wait_settled();
     relay.stop();
     bench.assert_each_row_once_in_order(201);
@@ -85,20 +85,21 @@ import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], timeout=60)
 for n in range(300):
     with db:
-        db.execute("INSERT INTO homing_outbox (topic, message_key, payload_text) VALUES ('orders', ?, ?)",
-                   (sys.argv[2], str(n)))
+        db.execute("INSERT INTO homing_outbox (topic, message_key, payload_text) VALUES (?, ?, ?)",
+                   (sys.argv[3], sys.argv[2], str(n)))
 "#;
     let python: Vec<_> = ["p1", "p2"]
         .iter()
         .map(|key| {
             let mut python = Command::new("python3");
-            python.args(["-c", program]).arg(bench.outbox.path()).arg(key);
+            python.args(["-c", program]).arg(bench.outbox.path()).arg(key).arg(&bench.orders);
             python.stderr(Stdio::piped()).spawn().unwrap()
         })
         .collect();
     for n in 0..50 {
         let sql = format!(
-            ".timeout 60000\nINSERT INTO homing_outbox (topic, message_key, payload_text) VALUES ('orders', 'sh', '{n}');"
+            ".timeout 60000\nINSERT INTO homing_outbox (topic, message_key, payload_text) VALUES ('{}', 'sh', '{n}');",
+            bench.orders
         );
         let script = bench.dir.path().join("insert.sql");
         std::fs::write(&script, sql).unwrap();
@@ -129,11 +130,11 @@ for n in range(300):
 fn a_long_write_of_the_application_only_delays_the_relay() {
     let bench = Bench::new();
     let relay = bench.relay();
-    bench.enqueue((0..10).map(|n| message(0, n)));
+    bench.enqueue((0..10).map(|n| bench.message(0, n)));
     bench.wait_settled();
     let mut db = bench.outbox.connect().unwrap();
     let tx = db.transaction().unwrap();
-    Outbox::enqueue_all(&tx, (10..20).map(|n| message(0, n))).unwrap();
+    Outbox::enqueue_all(&tx, (10..20).map(|n| bench.message(0, n))).unwrap();
     // Longer than the lease: the relay can renew nothing, and nobody takes it away.
     std::thread::sleep(bench.options().lease * 2);
     tx.commit().unwrap();
@@ -145,7 +146,7 @@ fn a_long_write_of_the_application_only_delays_the_relay() {
 #[test]
 fn messages_as_large_as_the_topic_takes_arrive_and_larger_ones_are_told_apart() {
     let bench = Bench::with(|kafka| kafka.topic_partitions = 1);
-    let of = |bytes: usize| Message::new("orders").unwrap().key("k").payload(vec![b'x'; bytes]);
+    let of = |bytes: usize| bench.order().key("k").payload(vec![b'x'; bytes]);
     bench.enqueue([of(1_040_000), of(10), of(1_048_588), of(1_047_000), of(20)]);
     let relay = bench.relay();
     bench.wait_settled();

@@ -13,8 +13,8 @@ mod create_user_and_send;
 #[allow(dead_code)]
 mod sync_send;
 
-use homing::{Message, Retry, SendError, Sender, SenderOptions};
-use relay_bench::{Bench, message, wait_until};
+use homing::{Retry, SendError, Sender, SenderOptions};
+use relay_bench::{Bench, wait_until};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ fn a_sync_send_returns_where_the_message_is() {
     let bench = Bench::new();
     let sender = sender(&bench);
     for n in 0..20 {
-        let receipt = sender.send(message(n % 3, n)).unwrap();
-        assert_eq!(receipt.topic.as_str(), "orders");
+        let receipt = sender.send(bench.message(n % 3, n)).unwrap();
+        assert_eq!(receipt.topic.as_str(), bench.orders);
         assert_eq!(receipt.stream.as_str(), "shop");
         let record = bench
             .records()
@@ -50,13 +50,15 @@ fn callbacks_of_many_threads_each_come_once() {
     let (done, results) = mpsc::channel();
     std::thread::scope(|scope| {
         for thread in 0..4usize {
-            let (done, sender) = (done.clone(), &sender);
+            let (done, sender, bench) = (done.clone(), &sender, &bench);
             scope.spawn(move || {
                 for n in 0..500 {
                     let done = done.clone();
                     let row = thread * 500 + n;
                     sender
-                        .send_with(message(thread, row), move |result| done.send((row, result)).unwrap())
+                        .send_with(bench.message(thread, row), move |result| {
+                            done.send((row, result)).unwrap()
+                        })
                         .unwrap();
                 }
             });
@@ -65,7 +67,7 @@ fn callbacks_of_many_threads_each_come_once() {
     drop(done);
     let mut rows: Vec<_> = (0..2000)
         .map(|_| {
-            let (row, result) = results.recv_timeout(relay_bench::DEADLINE).unwrap();
+            let (row, result) = results.recv_timeout(relay_bench::LONG).unwrap();
             result.unwrap();
             row
         })
@@ -85,7 +87,7 @@ fn a_relay_in_another_place_gives_the_receipts_too() {
     let outbox = homing::SqliteOutbox::open(bench.outbox.path(), bench.outbox.stream()).unwrap();
     let sender = Sender::open(outbox, SenderOptions::default()).unwrap();
     for n in 0..10 {
-        sender.send(message(1, n)).unwrap();
+        sender.send(bench.message(1, n)).unwrap();
     }
     sender.close();
     relay.stop();
@@ -96,10 +98,10 @@ fn a_relay_in_another_place_gives_the_receipts_too() {
 fn a_send_that_cannot_be_delivered_says_so_and_whether_to_repeat_it() {
     let bench = Bench::with(|kafka| kafka.create_topics = false);
     let sender = sender(&bench);
-    let error = sender.send(message(1, 1)).unwrap_err();
+    let error = sender.send(bench.message(1, 1)).unwrap_err();
     assert!(matches!(&error, SendError::DeadLetter { code, .. } if code == "topic_missing"), "{error}");
     assert_eq!(error.retry(), Retry::Never);
-    let error = sender.send(Message::new("orders").unwrap().header("homing-id", "x")).unwrap_err();
+    let error = sender.send(bench.order().header("homing-id", "x")).unwrap_err();
     assert!(matches!(error, SendError::Message(_)), "{error}");
     sender.close();
 }
@@ -109,7 +111,7 @@ fn a_timeout_is_indeterminate_and_the_message_arrives_later() {
     let bench = Bench::new();
     let options = SenderOptions { send_timeout: Duration::from_millis(200), ..SenderOptions::default() };
     let sender = Sender::open(bench.outbox.clone(), options).unwrap();
-    let error = sender.send(message(0, 0)).unwrap_err();
+    let error = sender.send(bench.message(0, 0)).unwrap_err();
     let SendError::TimedOut { row, .. } = error else { panic!("{error}") };
     assert_eq!(error.retry(), Retry::Indeterminate);
     let relay = bench.relay();
@@ -127,7 +129,7 @@ fn closing_stores_what_was_taken_and_answers_every_callback() {
     let (done, results) = mpsc::channel();
     for n in 0..300 {
         let done = done.clone();
-        sender.send_with(message(n % 5, n), move |result| done.send(result).unwrap()).unwrap();
+        sender.send_with(bench.message(n % 5, n), move |result| done.send(result).unwrap()).unwrap();
     }
     let began = Instant::now();
     sender.close();
@@ -148,7 +150,7 @@ fn a_send_waits_for_another_writer_of_the_database() {
     let blocker = bench.outbox.connect().unwrap();
     let sender = Sender::open(bench.outbox.clone(), SenderOptions::default()).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let waiting = sender.send_async(message(0, 0));
+    let waiting = sender.send_async(bench.message(0, 0));
     assert_eq!(bench.outbox.stats().unwrap().rows, 0);
     blocker.execute_batch("COMMIT").unwrap();
     wait_until("it is stored", || bench.outbox.stats().unwrap().rows == 1);
@@ -162,7 +164,7 @@ fn a_send_waits_for_another_writer_of_the_database() {
 #[test]
 fn the_examples_do_what_they_say() {
     let bench = Bench::new();
-    let bootstrap = bench.addr.to_string();
+    let bootstrap = bench.cluster.bootstrap().to_owned();
     let dir = tempfile::tempdir().unwrap();
     let receipt = create_user_and_send::run(&bootstrap, dir.path()).unwrap();
     assert_eq!((receipt.topic.as_str(), receipt.seq.0), ("users", 1));

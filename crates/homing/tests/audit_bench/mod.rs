@@ -14,7 +14,7 @@ use homing_broker::{Count, Fault};
 use kafka_protocol::messages::ApiKey;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-pub use relay_bench::{Bench, Seen, message, wait_until};
+pub use relay_bench::{Bench, Seen, wait_until};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ pub fn crash_at(bench: &Bench, options: AuditOptions, step: &'static str, nth: u
 
 /// The broker lies about the next batches it is sent: acknowledged, and not written.
 pub fn swallow(bench: &Bench, times: Count) {
-    bench.faults(|faults| faults.inject(ApiKey::Produce, Fault::AckWithoutAppend, times));
+    bench.cluster.faults(|faults| faults.inject(ApiKey::Produce, Fault::AckWithoutAppend, times));
 }
 
 pub fn settle(bench: &Bench, messages: impl IntoIterator<Item = homing::Message>) {
@@ -115,13 +115,13 @@ pub struct Written {
 /// Writes records without a relay, in order.
 pub fn write(bench: &Bench, records: impl IntoIterator<Item = Written>) {
     let mut config = rdkafka::ClientConfig::new();
-    config.set("bootstrap.servers", bench.addr.to_string());
+    config.set("bootstrap.servers", bench.cluster.bootstrap());
     let producer: BaseProducer = config.create().unwrap();
     for written in records {
         let headers = written.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value) })
         });
-        let mut record = BaseRecord::<[u8], [u8]>::to("orders").partition(written.partition);
+        let mut record = BaseRecord::<[u8], [u8]>::to(&bench.orders).partition(written.partition);
         record = record.payload(&written.payload).headers(headers);
         if let Some(key) = &written.key {
             record = record.key(key);
@@ -172,11 +172,7 @@ pub fn seqs<'a>(gaps: impl IntoIterator<Item = &'a GapReport>) -> BTreeMap<i32, 
 }
 
 pub fn delete_records(bench: &Bench, partition: i32, before: i64) {
-    bench.admin(async |admin, options| {
-        let mut offsets = rdkafka::TopicPartitionList::new();
-        offsets.add_partition_offset("orders", partition, rdkafka::Offset::Offset(before)).unwrap();
-        admin.delete_records(&offsets, options).await.unwrap();
-    });
+    bench.cluster.delete_records(&bench.orders, partition, before);
 }
 
 /// The files of an outbox as a backup would have them, opened as another outbox.
@@ -200,7 +196,7 @@ pub fn effects(bench: &Bench) -> BTreeMap<usize, usize> {
     let options = ConsumerOptions {
         start: StartPolicy::Earliest,
         workers: 1,
-        ..ConsumerOptions::new(&group, ["orders"]).unwrap()
+        ..ConsumerOptions::new(&group, [bench.orders.as_str()]).unwrap()
     };
     let consumer = Consumer::new(bench.kafka.clone(), options).unwrap();
     let (shutdown, handled) = (Shutdown::new(), Arc::new(AtomicUsize::new(0)));

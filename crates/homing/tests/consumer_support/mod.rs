@@ -1,158 +1,44 @@
 //! What the consumer tests share: a broker, topics, records, and a consumer in a thread.
 #![allow(dead_code)]
 
+#[path = "../cluster/mod.rs"]
+mod cluster;
+
+pub use cluster::{Cluster, LONG, until};
 use homing::consumer::{
     Consumer, ConsumerCounts, ConsumerError, ConsumerOptions, ConsumerStatus, ConsumerSummary, Outcome,
     Record,
 };
 use homing::core::{Epoch, Partition, PayloadCrc, Seq, Stamp, StreamName};
 use homing::{KafkaConfig, Shutdown};
-use homing_broker::{Broker, BrokerOptions, Faults, FlushPolicy, RunningBroker};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub const LONG: Duration = Duration::from_secs(60);
-
-/// A broker for the tests: one of our own for each, or the one at HOMING_TEST_BOOTSTRAP.
-pub struct Cluster {
-    pub config: KafkaConfig,
-    name: String,
-    /// One client for each group asked about: opening and closing one takes a second.
-    bare: Mutex<BTreeMap<String, Arc<BaseConsumer>>>,
-    broker: Option<(RunningBroker, tempfile::TempDir)>,
-}
-
-impl Cluster {
-    pub fn start() -> Self {
-        match std::env::var("HOMING_TEST_BOOTSTRAP") {
-            Ok(bootstrap) => Self::at(bootstrap, None),
-            Err(_) => Self::embedded(),
+/// Reads everything that is in a topic now.
+pub fn read_all(cluster: &Cluster, topic: &str, partitions: i32) -> Vec<Letter> {
+    let consumer = cluster.bare("reads-all");
+    let (mut list, mut expected) = (TopicPartitionList::new(), 0);
+    for partition in 0..partitions {
+        let (low, high) = cluster.watermarks(topic, partition).unwrap();
+        expected += high - low;
+        list.add_partition_offset(topic, partition, Offset::Offset(low)).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let mut letters = Vec::new();
+    let begun = Instant::now();
+    while (letters.len() as i64) < expected {
+        assert!(begun.elapsed() < LONG, "read {} of {expected}", letters.len());
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            letters.push(Letter::of(&message.unwrap()));
         }
     }
-
-    /// For tests that inject faults: always a broker of our own.
-    pub fn embedded() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let options = BrokerOptions {
-            dir: dir.path().to_owned(),
-            flush: FlushPolicy::Never,
-            ..BrokerOptions::default()
-        };
-        let broker = Broker::start(options).unwrap();
-        Self::at(broker.addr().to_string(), Some((broker, dir)))
-    }
-
-    fn at(bootstrap: String, broker: Option<(RunningBroker, tempfile::TempDir)>) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("c{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        Self { config: KafkaConfig::new(bootstrap), name, bare: Mutex::default(), broker }
-    }
-
-    pub fn faults(&self) -> &Faults {
-        self.broker.as_ref().unwrap().0.faults()
-    }
-
-    /// A name nobody else uses.
-    pub fn name(&self, what: &str) -> String {
-        format!("{}-{what}", self.name)
-    }
-
-    /// Creates a topic and waits until it can be used.
-    pub fn topic(&self, what: &str, partitions: i32) -> String {
-        let topic = self.name(what);
-        self.create(&topic, partitions);
-        topic
-    }
-
-    pub fn create(&self, topic: &str, partitions: i32) {
-        let admin: AdminClient<DefaultClientContext> = self.config.admin_config().unwrap().create().unwrap();
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-        let options = AdminOptions::new().operation_timeout(Some(LONG)).request_timeout(Some(LONG));
-        let results = block_on(admin.create_topics([&new], &options)).unwrap();
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-        until("the topic is visible", || self.watermarks(topic, partitions - 1).is_some());
-    }
-
-    pub fn delete(&self, topic: &str) {
-        let admin: AdminClient<DefaultClientContext> = self.config.admin_config().unwrap().create().unwrap();
-        let results = block_on(admin.delete_topics(&[topic], &AdminOptions::new())).unwrap();
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-        until("the topic is gone", || self.watermarks(topic, 0).is_none());
-    }
-
-    /// Deletes the records below `offset`.
-    pub fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
-        let admin: AdminClient<DefaultClientContext> = self.config.admin_config().unwrap().create().unwrap();
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
-        block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
-        until("the records are gone", || {
-            self.watermarks(topic, partition).is_some_and(|(low, _)| low == offset)
-        });
-    }
-
-    pub fn watermarks(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {
-        self.bare("watermarks").fetch_watermarks(topic, partition, Duration::from_secs(5)).ok()
-    }
-
-    fn bare(&self, group: &str) -> Arc<BaseConsumer> {
-        let mut bare = self.bare.lock().unwrap();
-        let open = || Arc::new(self.config.consumer_config(group).unwrap().create().unwrap());
-        Arc::clone(bare.entry(group.to_owned()).or_insert_with(open))
-    }
-
-    /// Offset and metadata that the group has committed.
-    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<(i64, String)> {
-        // Declared before the list: dropped after it, or rd_kafka_destroy waits for ever.
-        let consumer = self.bare(group);
-        let mut list = TopicPartitionList::new();
-        list.add_partition(topic, partition);
-        let list = consumer.committed_offsets(list, LONG).unwrap();
-        let element = list.find_partition(topic, partition).unwrap();
-        match element.offset() {
-            Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
-            _ => None,
-        }
-    }
-
-    /// Commits for a group that has no members.
-    pub fn commit(&self, group: &str, topic: &str, partition: i32, offset: i64, metadata: &str) {
-        let consumer = self.bare(group);
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
-        list.find_partition(topic, partition).unwrap().set_metadata(metadata);
-        until("the commit is taken", || consumer.commit(&list, CommitMode::Sync).is_ok());
-    }
-
-    /// Reads everything that is in a topic now.
-    pub fn read_all(&self, topic: &str, partitions: i32) -> Vec<Letter> {
-        let consumer = self.bare("reads-all");
-        let (mut list, mut expected) = (TopicPartitionList::new(), 0);
-        for partition in 0..partitions {
-            let (low, high) = self.watermarks(topic, partition).unwrap();
-            expected += high - low;
-            list.add_partition_offset(topic, partition, Offset::Offset(low)).unwrap();
-        }
-        consumer.assign(&list).unwrap();
-        let mut letters = Vec::new();
-        let begun = Instant::now();
-        while (letters.len() as i64) < expected {
-            assert!(begun.elapsed() < LONG, "read {} of {expected}", letters.len());
-            if let Some(message) = consumer.poll(Duration::from_millis(100)) {
-                letters.push(Letter::of(&message.unwrap()));
-            }
-        }
-        letters
-    }
+    letters
 }
 
 /// A record as it lies in a topic.
@@ -334,16 +220,4 @@ pub fn options(group: &str, topic: &str) -> ConsumerOptions {
         commit_interval: Duration::from_millis(50),
         ..ConsumerOptions::new(group, [topic]).unwrap()
     }
-}
-
-pub fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !so() {
-        assert!(begun.elapsed() < LONG, "waited for: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }

@@ -1,27 +1,20 @@
-//! A broker, an outbox and relays to start, stop and crash; shared by the relay's tests.
+//! A cluster, an outbox and relays to start, stop and crash; shared by the relay's tests.
 #![allow(dead_code)]
 
+#[path = "../cluster/mod.rs"]
+pub mod cluster;
+
+pub use cluster::{Cluster, LONG, until as wait_until};
 use homing::kafka::partition_list::TopicPartition;
 use homing::kafka::reader::{ReadFrom, TopicReader};
 use homing::testing::Steps;
 use homing::{KafkaConfig, Message, Outbox, Partition, Relay, RelayError, RelayOptions, RelayStatus};
 use homing::{RelaySummary, Shutdown, SqliteOutbox, StreamName, TopicName};
-use homing_broker::{Broker, BrokerOptions, FlushPolicy, RunningBroker};
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-pub const DEADLINE: Duration = Duration::from_secs(60);
-
-pub fn message(key: usize, n: usize) -> Message {
-    Message::new("orders").unwrap().key(format!("k{key}")).payload(n.to_string())
-}
 
 /// A record as read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +33,10 @@ pub struct Seen {
 pub struct Bench {
     pub outbox: SqliteOutbox,
     pub kafka: KafkaConfig,
-    pub broker: Mutex<Option<RunningBroker>>,
-    pub addr: SocketAddr,
-    broker_dir: PathBuf,
+    /// The topic of the orders, which the relay makes.
+    pub orders: String,
     pub dir: tempfile::TempDir,
+    pub cluster: Cluster,
 }
 
 impl Bench {
@@ -52,29 +45,32 @@ impl Bench {
     }
 
     pub fn with(change: impl FnOnce(&mut KafkaConfig)) -> Self {
+        Self::at(Cluster::start(), change)
+    }
+
+    /// For tests that need more of our broker than Kafka's protocol.
+    pub fn embedded() -> Self {
+        Self::at(Cluster::embedded(), |_| {})
+    }
+
+    fn at(cluster: Cluster, change: impl FnOnce(&mut KafkaConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let broker_dir = dir.path().join("broker");
-        let broker = start_broker(&broker_dir, SocketAddr::from(([127, 0, 0, 1], 0)));
-        let addr = broker.addr();
         let outbox =
             SqliteOutbox::create(dir.path().join("o.db"), &StreamName::parse("shop").unwrap()).unwrap();
-        let mut kafka = KafkaConfig::new(addr.to_string());
+        let mut kafka = cluster.config.clone();
         kafka.create_topics = true;
         kafka.topic_partitions = 3;
         change(&mut kafka);
-        Self { outbox, kafka, broker: Mutex::new(Some(broker)), addr, broker_dir, dir }
+        Self { outbox, kafka, orders: cluster.name("orders"), dir, cluster }
     }
 
-    pub fn faults(&self, act: impl FnOnce(&homing_broker::Faults)) {
-        act(self.broker.lock().unwrap().as_ref().unwrap().faults());
+    pub fn message(&self, key: usize, n: usize) -> Message {
+        self.order().key(format!("k{key}")).payload(n.to_string())
     }
 
-    pub fn stop_broker(&self) {
-        self.broker.lock().unwrap().take().unwrap().stop();
-    }
-
-    pub fn start_broker_again(&self) {
-        *self.broker.lock().unwrap() = Some(start_broker(&self.broker_dir, self.addr));
+    /// An order without key and payload.
+    pub fn order(&self) -> Message {
+        Message::new(&self.orders).unwrap()
     }
 
     pub fn enqueue(&self, messages: impl IntoIterator<Item = Message>) {
@@ -117,7 +113,7 @@ impl Bench {
         });
         let mut relay = self.relay_with(RelayOptions { steps, ..options });
         let thread = relay.thread.take().unwrap();
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + LONG;
         while !thread.is_finished() {
             assert!(Instant::now() < deadline, "step {step} was not reached");
             std::thread::sleep(Duration::from_millis(1));
@@ -127,7 +123,7 @@ impl Bench {
 
     /// Waits until every row is settled or set aside.
     pub fn wait_settled(&self) {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + LONG;
         loop {
             let stats = self.outbox.stats().unwrap();
             if stats.unclaimed == 0 && stats.unsettled == 0 {
@@ -139,7 +135,7 @@ impl Bench {
     }
 
     pub fn records(&self) -> Vec<Seen> {
-        self.records_of("orders")
+        self.records_of(&self.orders)
     }
 
     /// Everything in the topic, partition by partition, in offset order.
@@ -158,7 +154,7 @@ impl Bench {
         let from: Vec<_> = ends.iter().map(|(at, _)| (at.clone(), ReadFrom::Start)).collect();
         reader.assign(&from).unwrap();
         let mut records = Vec::new();
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + LONG;
         while !ends.iter().all(|(at, end)| end.0 == 0 || reader.has_reached(at, *end).unwrap()) {
             assert!(Instant::now() < deadline, "topic {topic} cannot be read");
             reader.read(&mut records, 10_000, Duration::from_millis(50)).unwrap();
@@ -231,44 +227,6 @@ impl Bench {
         payloads.sort_unstable();
         assert_eq!(payloads, (0..rows).collect::<Vec<_>>(), "every row under exactly one number");
     }
-
-    pub fn admin<T>(
-        &self,
-        act: impl AsyncFnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> T,
-    ) -> T {
-        let mut config = rdkafka::ClientConfig::new();
-        config.set("bootstrap.servers", self.addr.to_string());
-        let admin: AdminClient<_> = config.create().unwrap();
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(act(&admin, &options))
-    }
-
-    pub fn create_topic(&self, topic: &str, partitions: i32) {
-        self.admin(async |admin, options| {
-            let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-            admin.create_topics([&topic], options).await.unwrap().remove(0).unwrap();
-        });
-    }
-
-    pub fn delete_topic(&self, topic: &str) {
-        self.admin(async |admin, options| {
-            admin.delete_topics(&[topic], options).await.unwrap().remove(0).unwrap();
-        });
-    }
-
-    pub fn grow_topic(&self, topic: &str, partitions: usize) {
-        self.admin(async |admin, options| {
-            let grown = NewPartitions::new(topic, partitions);
-            admin.create_partitions([&grown], options).await.unwrap().remove(0).unwrap();
-        });
-    }
-}
-
-fn start_broker(dir: &std::path::Path, listen: SocketAddr) -> RunningBroker {
-    let options =
-        BrokerOptions { dir: dir.to_owned(), listen, flush: FlushPolicy::Never, ..BrokerOptions::default() };
-    Broker::start(options).unwrap()
 }
 
 pub struct RunningRelay {
@@ -297,13 +255,5 @@ impl Drop for RunningRelay {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
-    }
-}
-
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -1,0 +1,217 @@
+//! The cluster under test: the Apache Kafka that `HOMING_TEST_BOOTSTRAP` names, or an embedded broker.
+//!
+//! A given cluster is shared by all tests of all runs: topics and groups take their names from
+//! [`Cluster::name`], and nobody expects it to be empty.
+#![allow(dead_code, clippy::unwrap_used)] // part of test binaries; each uses some of it
+
+use homing::KafkaConfig;
+use homing_broker::{Broker, BrokerOptions, Faults, FlushPolicy, RunningBroker};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A cluster for one test; an embedded broker ends with it.
+pub struct Cluster {
+    /// How clients reach it, and how topics are replicated there.
+    pub config: KafkaConfig,
+    name: String,
+    /// One client for each group asked about: opening and closing one takes a second.
+    bare: Mutex<BTreeMap<String, Arc<BaseConsumer>>>,
+    embedded: Option<Embedded>,
+}
+
+/// A broker of our own; it can be stopped and come back at its address.
+struct Embedded {
+    broker: Mutex<Option<RunningBroker>>,
+    addr: SocketAddr,
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// The given cluster, or a new broker in a temporary directory.
+    pub fn start() -> Self {
+        static GIVEN: OnceLock<Option<KafkaConfig>> = OnceLock::new();
+        let given = || std::env::var("HOMING_TEST_BOOTSTRAP").ok().map(replicated);
+        match GIVEN.get_or_init(given) {
+            Some(config) => Self::at(config.clone(), None),
+            None => Self::embedded(),
+        }
+    }
+
+    /// For tests that need more of our broker than Kafka's protocol; their names begin with `embedded_`.
+    pub fn embedded() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = serve(dir.path(), SocketAddr::from(([127, 0, 0, 1], 0)));
+        let addr = broker.addr();
+        let embedded = Embedded { broker: Mutex::new(Some(broker)), addr, dir };
+        Self::at(KafkaConfig::new(addr.to_string()), Some(embedded))
+    }
+
+    fn at(config: KafkaConfig, embedded: Option<Embedded>) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let unique = uuid::Uuid::now_v7().simple().to_string();
+        let name = format!("c{}-{}", &unique[20..], COUNT.fetch_add(1, Ordering::Relaxed));
+        Self { config, name, bare: Mutex::default(), embedded }
+    }
+
+    pub fn bootstrap(&self) -> &str {
+        &self.config.bootstrap
+    }
+
+    pub fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
+    fn ours(&self) -> &Embedded {
+        self.embedded.as_ref().expect("only tests named embedded_ come here")
+    }
+
+    /// Has our broker misbehave.
+    pub fn faults(&self, act: impl FnOnce(&Faults)) {
+        act(self.ours().broker.lock().unwrap().as_ref().unwrap().faults());
+    }
+
+    /// Stops our broker.
+    pub fn stop_broker(&self) {
+        self.ours().broker.lock().unwrap().take().unwrap().stop();
+    }
+
+    /// Starts it again, in its directory and at its address.
+    pub fn start_broker_again(&self) {
+        let ours = self.ours();
+        *ours.broker.lock().unwrap() = Some(serve(ours.dir.path(), ours.addr));
+    }
+
+    /// A name nobody else uses.
+    pub fn name(&self, what: &str) -> String {
+        format!("{}-{what}", self.name)
+    }
+
+    /// Creates a topic and waits until it can be used.
+    pub fn topic(&self, what: &str, partitions: i32) -> String {
+        let topic = self.name(what);
+        self.create(&topic, partitions);
+        topic
+    }
+
+    pub fn create(&self, topic: &str, partitions: i32) {
+        let insync = self.config.min_insync_replicas.to_string();
+        let replication = TopicReplication::Fixed(self.config.replication_factor);
+        let new = NewTopic::new(topic, partitions, replication).set("min.insync.replicas", &insync);
+        let results = self.admin(async |admin, options| admin.create_topics([&new], options).await);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        until("the topic is visible", || self.leaders(topic) == partitions);
+    }
+
+    pub fn delete(&self, topic: &str) {
+        let results = self.admin(async |admin, options| admin.delete_topics(&[topic], options).await);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        until("the topic is gone", || self.leaders(topic) == 0);
+    }
+
+    /// Adds partitions to a topic.
+    pub fn grow(&self, topic: &str, partitions: usize) {
+        let grown = NewPartitions::new(topic, partitions);
+        let results = self.admin(async |admin, options| admin.create_partitions([&grown], options).await);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        until("the new partitions are visible", || self.leaders(topic) == partitions as i32);
+    }
+
+    /// Deletes the records below `offset`.
+    pub fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        self.admin(async |admin, options| admin.delete_records(&list, options).await);
+        until("the records are gone", || {
+            self.watermarks(topic, partition).is_some_and(|(low, _)| low == offset)
+        });
+    }
+
+    fn admin<T>(
+        &self,
+        act: impl AsyncFnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> Result<T, KafkaError>,
+    ) -> T {
+        let admin: AdminClient<_> = self.config.admin_config().unwrap().create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(LONG)).request_timeout(Some(LONG));
+        block_on(act(&admin, &options)).unwrap()
+    }
+
+    /// How many partitions of the topic have a leader.
+    fn leaders(&self, topic: &str) -> i32 {
+        let Ok(metadata) = self.bare("metadata").fetch_metadata(Some(topic), LONG) else { return 0 };
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        partitions.filter(|partition| partition.leader() >= 0).count() as i32
+    }
+
+    pub fn watermarks(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {
+        self.bare("watermarks").fetch_watermarks(topic, partition, Duration::from_secs(5)).ok()
+    }
+
+    /// A client that is in no group, for looking at the cluster.
+    pub fn bare(&self, group: &str) -> Arc<BaseConsumer> {
+        let mut bare = self.bare.lock().unwrap();
+        let open = || Arc::new(self.config.consumer_config(group).unwrap().create().unwrap());
+        Arc::clone(bare.entry(group.to_owned()).or_insert_with(open))
+    }
+
+    /// Offset and metadata that the group has committed.
+    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<(i64, String)> {
+        // Declared before the list: dropped after it, or rd_kafka_destroy waits for ever.
+        let consumer = self.bare(group);
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        let list = consumer.committed_offsets(list, LONG).unwrap();
+        let element = list.find_partition(topic, partition).unwrap();
+        match element.offset() {
+            Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+            _ => None,
+        }
+    }
+
+    /// Commits for a group that has no members.
+    pub fn commit(&self, group: &str, topic: &str, partition: i32, offset: i64, metadata: &str) {
+        let consumer = self.bare(group);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        list.find_partition(topic, partition).unwrap().set_metadata(metadata);
+        until("the commit is taken", || consumer.commit(&list, CommitMode::Sync).is_ok());
+    }
+}
+
+/// The cluster behind `bootstrap`, its topics replicated as far as its size allows.
+fn replicated(bootstrap: String) -> KafkaConfig {
+    let config = KafkaConfig::new(bootstrap);
+    let asking: BaseConsumer = config.consumer_config("size").unwrap().create().unwrap();
+    let brokers = asking.fetch_metadata(None, LONG).expect("HOMING_TEST_BOOTSTRAP answers").brokers().len();
+    let (replication_factor, min_insync_replicas) = if brokers < 3 { (1, 1) } else { (3, 2) };
+    KafkaConfig { replication_factor, min_insync_replicas, ..config }
+}
+
+fn serve(dir: &Path, listen: SocketAddr) -> RunningBroker {
+    let dir = dir.join("broker");
+    Broker::start(BrokerOptions { dir, listen, flush: FlushPolicy::Never, ..BrokerOptions::default() })
+        .unwrap()
+}
+
+#[track_caller]
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < LONG, "not within {LONG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
