@@ -2,6 +2,7 @@
 
 use super::produce::{Load, produce_raw};
 use super::report::{Aim, Line, rate};
+use crate::job::Site;
 use crate::process::Worker;
 use homing_broker::{Broker, BrokerOptions, FlushPolicy};
 use rdkafka::ClientConfig;
@@ -36,16 +37,24 @@ impl BrokerProcess {
         Ok(Self { worker, bootstrap, start: started.elapsed() })
     }
 
-    /// The most memory it ever held, in MB (`VmHWM`).
+    /// The most memory it ever held, in MB.
     ///
     /// # Errors
     /// When the kernel does not tell.
     pub fn rss_mb_max(&self) -> Result<f64, Box<dyn Error>> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.worker.pid()))?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).ok_or("no VmHWM in the status")?;
-        let kb: f64 = line.split_whitespace().nth(1).ok_or("no figure in VmHWM")?.parse()?;
-        Ok(kb / 1024.0)
+        rss_mb_max(self.worker.pid())
     }
+}
+
+/// The most memory a process ever held, in MB (`VmHWM`).
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn rss_mb_max(pid: u32) -> Result<f64, Box<dyn Error>> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).ok_or("no VmHWM in the status")?;
+    let kb: f64 = line.split_whitespace().nth(1).ok_or("no figure in VmHWM")?.parse()?;
+    Ok(kb / 1024.0)
 }
 
 /// Runs as the broker itself until it is killed; what [`BrokerProcess`] starts.
@@ -64,18 +73,39 @@ pub fn serve(dir: &str, flush: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Creates `topic` on the cluster behind `bootstrap`.
+/// Creates `topic` with one replica on the cluster behind `bootstrap`.
 ///
 /// # Errors
 /// When the broker refuses.
 pub fn create_topic(bootstrap: &str, topic: &str, partitions: i32) -> Result<(), Box<dyn Error>> {
+    create_topic_at(&Site::single(bootstrap), topic, partitions)
+}
+
+/// Creates `topic`, replicated as the site says, and waits until each partition can be asked.
+///
+/// # Errors
+/// When the broker refuses, or a partition has no leader after 30 s.
+pub fn create_topic_at(site: &Site, topic: &str, partitions: i32) -> Result<(), Box<dyn Error>> {
+    let bootstrap = &site.bootstrap;
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let min_isr = site.min_insync_replicas.to_string();
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(site.replication_factor))
+        .set("min.insync.replicas", &min_isr);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let results = runtime.block_on(admin.create_topics([&new], &AdminOptions::new()))?;
     for result in results {
         result.map_err(|(topic, code)| format!("cannot create {topic}: {code}"))?;
+    }
+    // A cluster spreads the news after it has answered.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for partition in 0..partitions {
+        while let Err(error) = admin.inner().fetch_watermarks(topic, partition, Duration::from_secs(5)) {
+            if Instant::now() > deadline {
+                return Err(format!("{topic}[{partition}] cannot be asked: {error}").into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
     Ok(())
 }
@@ -121,6 +151,6 @@ pub fn run(records: u64) -> Result<Vec<Line>, Box<dyn Error>> {
 }
 
 /// A line whose aim is absolute.
-fn absolute(what: &str, ours: String, figure: f64, aim: Aim) -> Line {
+pub(super) fn absolute(what: &str, ours: String, figure: f64, aim: Aim) -> Line {
     Line { what: what.to_owned(), ours, beside: "the aim itself".to_owned(), ratio: figure, aim }
 }

@@ -1,8 +1,9 @@
 //! The consumer beside a raw batch read of the same topic.
 
-use super::broker::{BrokerProcess, create_topic};
+use super::broker::{BrokerProcess, create_topic_at};
 use super::produce::{Load, produce_raw};
 use super::report::{Aim, Line, rate};
+use crate::job::Site;
 use homing::consumer::{Consumer, ConsumerOptions, Outcome};
 use homing::kafka::partition_list::TopicPartition;
 use homing::kafka::reader::{ReadFrom, TopicReader};
@@ -13,17 +14,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+const TOPIC: &str = "work";
 const PARTITIONS: i32 = 6;
 const KEYS: u64 = 10_000;
 
-/// Measures the no-op and the 1 ms consumer.
+/// Measures the no-op and the 1 ms consumer on the embedded broker.
 ///
 /// # Errors
 /// When the broker or a client fails.
 pub fn run(records: u64) -> Result<Vec<Line>, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let broker = BrokerProcess::start(dir.path(), "never")?;
-    create_topic(&broker.bootstrap, "work", PARTITIONS)?;
+    let kafka = fill(&Site::single(&broker.bootstrap), records)?;
+    let mut lines = no_op(&kafka, records, "consumer")?;
+    let one_ms = count_async(&kafka, records, "one-ms", Duration::from_millis(1))?;
+    #[allow(clippy::cast_precision_loss, reason = "a rate needs three digits")]
+    let one_ms_rate = records as f64 / one_ms;
+    lines.push(Line {
+        what: "consumer, 1 ms of async work, 1000 in flight".into(),
+        ours: rate(records, one_ms),
+        beside: "100k/s".into(),
+        ratio: one_ms_rate / 100_000.0,
+        aim: Aim::AtLeast(1.0),
+    });
+    Ok(lines)
+}
+
+/// Writes `records` of 100 bytes to the topic that the other functions read.
+///
+/// # Errors
+/// When the broker refuses.
+pub fn fill(site: &Site, records: u64) -> Result<KafkaConfig, Box<dyn Error>> {
+    create_topic_at(site, TOPIC, PARTITIONS)?;
     let load = Load {
         records,
         payload_bytes: 100,
@@ -32,43 +54,35 @@ pub fn run(records: u64) -> Result<Vec<Line>, Box<dyn Error>> {
         headers: false,
         keys: KEYS,
     };
-    produce_raw(&broker.bootstrap, "work", &load)?;
-    let kafka = KafkaConfig { bootstrap: broker.bootstrap.clone(), ..KafkaConfig::default() };
-    let raw = read_and_drop(&kafka, records)?;
-    let blocking = count_blocking(&kafka, records)?;
-    let no_op = count_async(&kafka, records, "no-op-async", Duration::ZERO)?;
-    let one_ms = count_async(&kafka, records, "one-ms", Duration::from_millis(1))?;
+    produce_raw(&site.bootstrap, TOPIC, &load)?;
+    Ok(site.kafka())
+}
+
+/// A consumer that does nothing with its records, beside a raw batch read.
+///
+/// # Errors
+/// When the broker or a client fails.
+pub fn no_op(kafka: &KafkaConfig, records: u64, who: &str) -> Result<Vec<Line>, Box<dyn Error>> {
+    let raw = read_and_drop(kafka, records)?;
+    let blocking = count_blocking(kafka, records)?;
+    let in_async = count_async(kafka, records, "no-op-async", Duration::ZERO)?;
     let reference = format!("batch read and drop {}", rate(records, raw));
-    #[allow(clippy::cast_precision_loss, reason = "a rate needs three digits")]
-    let one_ms_rate = records as f64 / one_ms;
-    Ok(vec![
-        Line {
-            what: "consumer, no-op, blocking workers, key order".into(),
-            ours: rate(records, blocking),
-            beside: reference.clone(),
-            ratio: raw / blocking,
-            aim: Aim::AtLeast(0.5),
-        },
-        Line {
-            what: "consumer, no-op, async, key order".into(),
-            ours: rate(records, no_op),
-            beside: reference,
-            ratio: raw / no_op,
-            aim: Aim::None,
-        },
-        Line {
-            what: "consumer, 1 ms of async work, 1000 in flight".into(),
-            ours: rate(records, one_ms),
-            beside: "100k/s".into(),
-            ratio: one_ms_rate / 100_000.0,
-            aim: Aim::AtLeast(1.0),
-        },
-    ])
+    let line = |how: &str, seconds: f64, aim| Line {
+        what: format!("{who}, no-op, {how}, key order"),
+        ours: rate(records, seconds),
+        beside: reference.clone(),
+        ratio: raw / seconds,
+        aim,
+    };
+    Ok(vec![line("blocking workers", blocking, Aim::AtLeast(0.5)), line("async", in_async, Aim::None)])
 }
 
 /// Reads every record once and drops it; seconds from the assignment to the last record.
-fn read_and_drop(kafka: &KafkaConfig, records: u64) -> Result<f64, Box<dyn Error>> {
-    let topic = TopicName::parse("work")?;
+///
+/// # Errors
+/// When the client fails.
+pub fn read_and_drop(kafka: &KafkaConfig, records: u64) -> Result<f64, Box<dyn Error>> {
+    let topic = TopicName::parse(TOPIC)?;
     let mut reader = TopicReader::open(kafka)?;
     let from: Vec<_> = (0..PARTITIONS)
         .map(|partition| {
@@ -87,7 +101,7 @@ fn read_and_drop(kafka: &KafkaConfig, records: u64) -> Result<f64, Box<dyn Error
 }
 
 fn options(group: &str) -> Result<ConsumerOptions, Box<dyn Error>> {
-    Ok(ConsumerOptions { workers: 2, ..ConsumerOptions::new(group, ["work"])? })
+    Ok(ConsumerOptions { workers: 2, ..ConsumerOptions::new(group, [TOPIC])? })
 }
 
 /// The time of the first and of the last finished record.

@@ -2,7 +2,7 @@
 
 pub mod broker;
 pub mod consumer;
+pub mod kafka;
 pub mod produce;
-
 pub mod relay;
 pub mod report;

@@ -4,8 +4,10 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 /// What is produced.
@@ -85,6 +87,59 @@ pub fn produce_raw(bootstrap: &str, topic: &str, load: &Load) -> Result<Duration
         (producer.context().good.load(Ordering::Relaxed), producer.context().bad.load(Ordering::Relaxed));
     assert_eq!((good, bad), (load.records, 0), "every record must be acknowledged");
     Ok(elapsed)
+}
+
+/// How long single sends took until they were acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Waits {
+    /// Half of them took no longer.
+    pub p50_ms: f64,
+    /// 99 of 100 took no longer.
+    pub p99_ms: f64,
+}
+
+/// Tells the sending thread of each delivery.
+struct Tell(Sender<bool>);
+
+impl ClientContext for Tell {}
+
+impl ProducerContext for Tell {
+    type DeliveryOpaque = ();
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        // Nobody waits any more: the run is over.
+        let _ = self.0.send(result.is_ok());
+    }
+}
+
+/// Sends `count` records of 200 bytes one by one, each when the one before is acknowledged.
+///
+/// # Errors
+/// When the producer cannot be made, or a record is refused.
+pub fn produce_and_wait_each(bootstrap: &str, topic: &str, count: u32) -> Result<Waits, Box<dyn Error>> {
+    let (tell, told) = channel();
+    // A thread of its own polls: delivery is told the moment it is known.
+    let producer: ThreadedProducer<Tell> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("linger.ms", "0")
+        .create_with_context(Tell(tell))?;
+    let payload = [b'x'; 200];
+    let mut waited = Vec::new();
+    // The first tenth makes connections and warms caches up.
+    for n in 0..count + count / 10 {
+        let started = Instant::now();
+        producer.send(BaseRecord::<[u8], [u8]>::to(topic).payload(&payload)).map_err(|(error, _)| error)?;
+        if !told.recv_timeout(Duration::from_secs(60))? {
+            return Err("a record was not acknowledged".into());
+        }
+        if n >= count / 10 {
+            waited.push(started.elapsed());
+        }
+    }
+    waited.sort_unstable();
+    let at = |share: usize| waited[(waited.len() * share / 100).min(waited.len() - 1)].as_secs_f64() * 1e3;
+    Ok(Waits { p50_ms: at(50), p99_ms: at(99) })
 }
 
 fn headers(n: u64) -> OwnedHeaders {
