@@ -20,6 +20,7 @@ mod connection;
 pub mod embedded;
 mod faults;
 mod groups;
+mod heap;
 mod log;
 mod options;
 mod server;
@@ -27,6 +28,7 @@ mod state;
 
 pub use faults::{Count, Fault, Faults};
 pub use groups::GroupOptions;
+pub use heap::keep_heap_small;
 pub use kafka_protocol::messages::ApiKey;
 pub use log::FlushPolicy;
 pub use options::BrokerOptions;

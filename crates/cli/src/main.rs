@@ -18,6 +18,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let Cli { command, global } = Cli::parse();
+    if matches!(command, Command::Run(_) | Command::Broker(_)) {
+        homing_broker::keep_heap_small();
+    }
     logging::start(global.verbose, matches!(command, Command::Run(_) | Command::Broker(_)));
     let ending = match command {
         Command::Demo(flags) => commands::demo::run(&flags, &global),

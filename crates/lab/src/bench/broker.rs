@@ -62,6 +62,8 @@ pub fn rss_mb_max(pid: u32) -> Result<f64, Box<dyn Error>> {
 /// # Errors
 /// When the broker cannot start.
 pub fn serve(dir: &str, flush: &str) -> Result<(), Box<dyn Error>> {
+    // As `homing broker` does.
+    homing_broker::keep_heap_small();
     let flush = match flush {
         "always" => FlushPolicy::Always,
         _ => FlushPolicy::Never,

@@ -3,7 +3,7 @@
 use super::broker::{BrokerProcess, absolute, create_topic_at, rss_mb_max};
 use super::produce::{Load, Waits, produce_and_wait_each, produce_raw};
 use super::report::{Aim, Line, rate};
-use super::{consumer, relay};
+use super::{consumer, relay, wire_load};
 use crate::cluster::{Cluster, ClusterOptions, Jvm};
 use crate::job::Site;
 use std::error::Error;
@@ -33,6 +33,10 @@ fn start(nodes: usize) -> Result<Cluster, Box<dyn Error>> {
 
 /// What one broker does with the same load.
 struct Figures {
+    /// Raw batches, one request at a time on each of six connections.
+    wire_in: f64,
+    wire_out: f64,
+    /// Through librdkafka.
     produce: f64,
     consume: f64,
     waits: Waits,
@@ -46,18 +50,24 @@ fn measure(
     rss: impl Fn() -> Result<f64, Box<dyn Error>>,
     start: f64,
 ) -> Result<Figures, Box<dyn Error>> {
+    create_topic_at(site, "wire", PARTITIONS)?;
     create_topic_at(site, "produce", PARTITIONS)?;
     create_topic_at(site, "waited", PARTITIONS)?;
     let load =
         Load { records, payload_bytes: 200, partitions: PARTITIONS, linger_ms: 5, headers: false, keys: 0 };
     // A virtual machine compiles what it runs often: the first run is not the one to measure.
+    let address = site.bootstrap.parse()?;
+    wire_load::produce(address, "wire", PARTITIONS, records, 200)?;
+    let wire_in = wire_load::produce(address, "wire", PARTITIONS, records, 200)?;
+    wire_load::fetch(address, "wire", PARTITIONS)?;
+    let wire_out = wire_load::fetch(address, "wire", PARTITIONS)?;
     produce_raw(&site.bootstrap, "produce", &Load { records: records / 5, ..load.clone() })?;
     let produce = produce_raw(&site.bootstrap, "produce", &load)?.as_secs_f64();
     let waits = produce_and_wait_each(&site.bootstrap, "waited", WAITED_FOR)?;
     let kafka = consumer::fill(site, records)?;
     consumer::read_and_drop(&kafka, records)?;
     let consume = consumer::read_and_drop(&kafka, records)?;
-    Ok(Figures { produce, consume, waits, rss_mb: rss()?, start })
+    Ok(Figures { wire_in, wire_out, produce, consume, waits, rss_mb: rss()?, start })
 }
 
 /// The embedded broker, each policy of flushing, beside one Kafka node as it comes: without a flush.
@@ -88,8 +98,14 @@ fn compare(lines: &mut Vec<Line>, records: u64, flush: &str, ours: &Figures, the
         lines.push(Line { what, ours: figure, beside: format!("one Kafka {other}"), ratio, aim });
     };
     let rated = |seconds| rate(records, seconds);
-    line("produce 200 B", rated(ours.produce), rated(theirs.produce), theirs.produce / ours.produce, aim);
-    line("read 100 B", rated(ours.consume), rated(theirs.consume), theirs.consume / ours.consume, aim);
+    line("200 B in, raw", rated(ours.wire_in), rated(theirs.wire_in), theirs.wire_in / ours.wire_in, aim);
+    // Twice as many lie there as one run writes.
+    let read = |figures: &Figures| rate(2 * records, figures.wire_out);
+    line("200 B out, raw", read(ours), read(theirs), theirs.wire_out / ours.wire_out, aim);
+    let (mine, other) = (ours.produce, theirs.produce);
+    line("200 B from librdkafka", rated(mine), rated(other), other / mine, Aim::None);
+    let (mine, other) = (ours.consume, theirs.consume);
+    line("100 B to librdkafka", rated(mine), rated(other), other / mine, Aim::None);
     let waited = |waits: &Waits| format!("p50 {:.2} p99 {:.2} ms", waits.p50_ms, waits.p99_ms);
     let ratio = theirs.waits.p99_ms / ours.waits.p99_ms;
     line("one acked send", waited(&ours.waits), waited(&theirs.waits), ratio, Aim::None);

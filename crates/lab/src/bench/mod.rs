@@ -6,3 +6,4 @@ pub mod kafka;
 pub mod produce;
 pub mod relay;
 pub mod report;
+pub mod wire_load;
