@@ -208,3 +208,31 @@ fn no_more_is_in_flight_than_the_limits_allow() {
         running.stop();
     }
 }
+
+#[test]
+fn what_a_worker_finished_before_it_got_stuck_counts_at_once() {
+    const STUCK: u32 = 1_500;
+    let cluster = Cluster::start();
+    let topic = cluster.topic("stuck", 1);
+    fill(&cluster, &topic, 2_000, |number| format!("k{number}"));
+    let gate: Arc<(Mutex<bool>, Condvar)> = Arc::default();
+    let (door, stuck, handled) =
+        (Arc::clone(&gate), Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (is_stuck, count) = (Arc::clone(&stuck), Arc::clone(&handled));
+    // One worker, whose chunks have grown by the time it comes to the record that holds it up.
+    let settings = ConsumerOptions { workers: 1, ..options(&cluster.name("g"), &topic) };
+    let running = Running::blocking(&cluster, settings, move |record| {
+        if number(record) == STUCK {
+            is_stuck.store(true, Ordering::SeqCst);
+            drop(door.1.wait_while(door.0.lock().unwrap(), |open| !*open).unwrap());
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        Outcome::Ok
+    });
+    consumer_support::until("it is stuck", || stuck.load(Ordering::SeqCst));
+    running.until("all handled before", |counts| counts.finished == handled.load(Ordering::SeqCst));
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    running.until("all", |counts| counts.finished == 2_000);
+    running.stop();
+}

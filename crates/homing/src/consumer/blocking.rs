@@ -61,7 +61,7 @@ fn one_by_one(judge: &Judge, desk: &Desk, report: &mut Report, handler: impl Fn(
     let recall = judge.dispatch.recall();
     let mut walk = Walk::default();
     let mut since = Instant::now();
-    while let Some(Taken { lane, job }) = desk.next() {
+    while let Some(Taken { lane, job }) = desk.next(report) {
         walk.enter(lane, report);
         let Some(job) = walk.may_start(judge, report, lane, job, recall) else { continue };
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&job.record)))

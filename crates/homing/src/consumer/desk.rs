@@ -4,9 +4,10 @@
 //! keep the rest of its chunk with it. So the chunk lies on a desk: the worker
 //! takes one record after the other from it, and when it has not come back for a
 //! while, the poll thread clears the desk for the other workers. What stands
-//! behind the stuck record in its own lane stays.
+//! behind the stuck record in its own lane stays. What the worker finished before it
+//! got stuck lies there too, so that it is committed without waiting for the rest.
 
-use super::dispatch::{Job, Report, Then};
+use super::dispatch::{Finished, Job, Report, Then};
 use homing_core::{LaneId, Taken};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,9 @@ pub(crate) struct Pile {
     jobs: VecDeque<Taken<Job>>,
     /// The lane of the job taken last.
     lane: Option<LaneId>,
+    /// What became of the chunk's earlier jobs.
+    finished: Vec<Finished>,
+    lanes_done: Vec<LaneId>,
 }
 
 impl Extend<Taken<Job>> for Pile {
@@ -51,11 +55,18 @@ impl Desk {
         !pile.jobs.is_empty()
     }
 
-    /// The next job of the chunk.
+    /// The next job of the chunk; what was finished waits here for the chunk's end, in reach of
+    /// [`clear`](Self::clear), and goes back into `report` then.
     #[inline]
-    pub fn next(&self) -> Option<Taken<Job>> {
+    pub fn next(&self, report: &mut Report) -> Option<Taken<Job>> {
         let mut pile = self.pile();
-        let taken = pile.jobs.pop_front()?;
+        let Some(taken) = pile.jobs.pop_front() else {
+            report.finished.append(&mut pile.finished);
+            report.lanes_done.append(&mut pile.lanes_done);
+            return None;
+        };
+        pile.finished.append(&mut report.finished);
+        pile.lanes_done.append(&mut report.lanes_done);
         pile.lane = taken.lane;
         self.taken.store(self.taken.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         Some(taken)
@@ -66,9 +77,11 @@ impl Desk {
         self.pile().jobs.drain(..).collect()
     }
 
-    /// Moves what may start elsewhere to `report`.
+    /// Moves what is finished, and what may start elsewhere, to `report`.
     fn clear(&self, report: &mut Report) {
         let mut pile = self.pile();
+        report.finished.append(&mut pile.finished);
+        report.lanes_done.append(&mut pile.lanes_done);
         let own = pile.lane;
         let behind = pile.jobs.iter().take_while(|taken| own.is_some() && taken.lane == own).count();
         for Taken { lane, job } in pile.jobs.drain(behind..) {
