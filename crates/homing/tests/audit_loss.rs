@@ -37,8 +37,8 @@ fn repaired_to_one_effect_each(bench: &Bench, messages: usize, missing: usize) {
 }
 
 #[test]
-fn embedded_a_batch_the_broker_acknowledged_and_never_wrote_is_found_and_repaired() {
-    let bench = Bench::embedded();
+fn a_batch_the_broker_acknowledged_and_never_wrote_is_found_and_repaired() {
+    let bench = Bench::between();
     let relay = bench.relay();
     settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
     swallow(&bench, Count::Once);
@@ -63,15 +63,15 @@ fn embedded_a_batch_the_broker_acknowledged_and_never_wrote_is_found_and_repaire
 }
 
 #[test]
-fn embedded_the_last_batch_is_missed_though_nothing_ever_comes_behind_it() {
-    let bench = Bench::embedded();
+fn the_last_batch_is_missed_though_nothing_ever_comes_behind_it() {
+    let bench = Bench::between();
     let relay = bench.relay();
     settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
     let before = audit_once(&bench, look_only());
     assert_eq!(before.outcome(), Outcome::Clean);
     swallow(&bench, Count::Always);
     settle(&bench, (60..90).map(|n| bench.message(n % 13, n)));
-    bench.cluster.faults(homing_broker::Faults::clear);
+    bench.cluster.faults().clear();
     let lost_seqs = lost(&bench);
     assert_eq!(lost_seqs.values().map(Vec::len).sum::<usize>(), 30);
     let report = audit_once(&bench, look_only());
@@ -83,12 +83,12 @@ fn embedded_the_last_batch_is_missed_though_nothing_ever_comes_behind_it() {
 }
 
 #[test]
-fn embedded_a_lane_of_which_nothing_was_ever_written_is_missed_whole() {
-    let bench = Bench::embedded();
+fn a_lane_of_which_nothing_was_ever_written_is_missed_whole() {
+    let bench = Bench::between();
     let relay = bench.relay();
     swallow(&bench, Count::Always);
     settle(&bench, (0..30).map(|n| bench.message(n % 13, n)));
-    bench.cluster.faults(homing_broker::Faults::clear);
+    bench.cluster.faults().clear();
     let report = audit_once(&bench, look_only());
     assert_eq!(report.confirmed().map(|gap| gap.seqs()).sum::<u64>(), 30, "{report:?}");
     repaired_to_one_effect_each(&bench, 30, 30);
@@ -118,8 +118,8 @@ fn records_deleted_before_they_were_audited_are_told_apart_from_truncation() {
 }
 
 #[test]
-fn embedded_a_changed_payload_counts_as_missing_and_is_repaired() {
-    let bench = Bench::embedded();
+fn a_changed_payload_counts_as_missing_and_is_repaired() {
+    let bench = Bench::between();
     let relay = bench.relay();
     settle(&bench, (0..10).map(|n| bench.message(1, n)));
     let last = bench.records().pop().unwrap();
@@ -142,8 +142,8 @@ fn stamped_as(last: &audit_bench::Seen, payload: usize) -> Written {
 }
 
 #[test]
-fn embedded_a_gap_whose_rows_are_gone_is_called_irreparable() {
-    let bench = Bench::embedded();
+fn a_gap_whose_rows_are_gone_is_called_irreparable() {
+    let bench = Bench::between();
     let relay = bench.relay();
     settle(&bench, (0..10).map(|n| bench.message(1, n)));
     swallow(&bench, Count::Once);
@@ -162,10 +162,10 @@ fn embedded_a_gap_whose_rows_are_gone_is_called_irreparable() {
 }
 
 #[test]
-fn embedded_an_auditor_killed_between_any_two_steps_misses_nothing_and_counts_nothing_twice() {
+fn an_auditor_killed_between_any_two_steps_misses_nothing_and_counts_nothing_twice() {
     for step in ["audit.read", "audit.checked", "audit.committed"] {
         for nth in [1, 2, 3] {
-            let bench = Bench::embedded();
+            let bench = Bench::between();
             let relay = bench.relay();
             settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
             swallow(&bench, Count::Once);

@@ -54,13 +54,13 @@ fn an_audit_of_what_is_there_by_now_ends_by_itself_and_is_remembered() {
 }
 
 #[test]
-fn embedded_an_audit_without_a_broker_says_that_it_cannot_tell() {
-    let bench = Bench::embedded();
+fn an_audit_without_a_broker_says_that_it_cannot_tell() {
+    let bench = Bench::between();
     bench.enqueue([bench.message(1, 1)]);
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
-    bench.cluster.stop_broker();
+    bench.cluster.cut();
     let options = AuditOptions { request_timeout: Duration::from_millis(300), ..options() };
     let auditor = Auditor::new(bench.outbox.clone(), bench.kafka.clone(), options).unwrap();
     let error = auditor.run_once(&Shutdown::new()).unwrap_err();

@@ -159,8 +159,8 @@ fn a_completion_that_comes_after_its_partition_was_given_up_changes_nothing() {
 }
 
 #[test]
-fn embedded_partitions_lost_without_warning_are_not_committed_and_come_back_with_the_group() {
-    let cluster = Cluster::embedded();
+fn partitions_lost_without_warning_are_not_committed_and_come_back_with_the_group() {
+    let cluster = Cluster::between();
     let topic = cluster.topic("lost", 2);
     fill(&cluster, &topic, 200, |number| format!("k{number}"));
     let mut config = cluster.config.clone();
@@ -186,7 +186,7 @@ fn embedded_partitions_lost_without_warning_are_not_committed_and_come_back_with
     });
     running.until("some are done", |counts| counts.finished >= 100);
     // The coordinator does not know this member any more (UNKNOWN_MEMBER_ID).
-    cluster.faults(|faults| faults.inject(ApiKey::Heartbeat, Fault::ErrorCode(25), Count::Once));
+    cluster.faults().inject(ApiKey::Heartbeat, Fault::ErrorCode(25), Count::Once);
     running.until("the partitions are lost", |counts| counts.lost == 2);
     for partition in 0..2 {
         let committed = cluster.committed(&group, &topic, partition).map_or(0, |(offset, _)| offset);
@@ -227,16 +227,16 @@ fn a_member_with_an_instance_id_restarts_without_a_rebalance() {
 }
 
 #[test]
-fn embedded_a_commit_that_fails_is_made_again() {
-    let cluster = Cluster::embedded();
+fn a_commit_that_fails_is_made_again() {
+    let cluster = Cluster::between();
     let topic = cluster.topic("commitfails", 1);
     fill(&cluster, &topic, 100, |number| format!("k{number}"));
     let group = cluster.name("g");
     let running = Running::blocking(&cluster, options(&group, &topic), |_| Outcome::Ok);
     running.until("all", |counts| counts.finished == 100);
     // REQUEST_TIMED_OUT from the coordinator, and a lost answer.
-    cluster.faults(|faults| faults.inject(ApiKey::OffsetCommit, Fault::ErrorCode(7), Count::Times(2)));
-    cluster.faults(|faults| faults.inject(ApiKey::OffsetCommit, Fault::DropResponse, Count::Once));
+    cluster.faults().inject(ApiKey::OffsetCommit, Fault::ErrorCode(7), Count::Times(2));
+    cluster.faults().inject(ApiKey::OffsetCommit, Fault::DropResponse, Count::Once);
     fill(&cluster, &topic, 100, |number| format!("m{number}"));
     running.until("all", |counts| counts.finished == 200);
     until("it is committed all the same", || cluster.committed(&group, &topic, 0).unwrap().0 == 200);
@@ -244,8 +244,8 @@ fn embedded_a_commit_that_fails_is_made_again() {
 }
 
 #[test]
-fn embedded_a_broken_connection_loses_and_repeats_nothing() {
-    let cluster = Cluster::embedded();
+fn a_broken_connection_loses_and_repeats_nothing() {
+    let cluster = Cluster::between();
     let topic = cluster.topic("broken", 3);
     let ledger = Arc::<Ledger>::default();
     let settings = options(&cluster.name("g"), &topic);
@@ -256,9 +256,9 @@ fn embedded_a_broken_connection_loses_and_repeats_nothing() {
         for number in round * 200..(round + 1) * 200 {
             writer.put(&topic, None, Some(&format!("k{}", number % 10)), &number.to_string(), None);
         }
-        cluster.faults(|faults| faults.inject(ApiKey::Fetch, Fault::DropResponse, Count::Times(2)));
-        cluster.faults(|faults| faults.inject(ApiKey::Fetch, Fault::DropConnection, Count::Once));
-        cluster.faults(|faults| faults.inject(ApiKey::Fetch, Fault::ErrorCode(6), Count::Once));
+        cluster.faults().inject(ApiKey::Fetch, Fault::DropResponse, Count::Times(2));
+        cluster.faults().inject(ApiKey::Fetch, Fault::DropConnection, Count::Once);
+        cluster.faults().inject(ApiKey::Fetch, Fault::ErrorCode(6), Count::Once);
         writer.flush();
         until("this round", || ledger.distinct() == ((round + 1) * 200) as usize);
     }

@@ -113,8 +113,8 @@ fn a_poison_record_becomes_a_dead_letter_that_says_everything_about_it() {
 }
 
 #[test]
-fn embedded_a_record_is_not_finished_and_nothing_is_taken_in_until_its_dead_letter_is_written() {
-    let cluster = Cluster::embedded();
+fn a_record_is_not_finished_and_nothing_is_taken_in_until_its_dead_letter_is_written() {
+    let cluster = Cluster::between();
     let topic = cluster.topic("blocked", 1);
     fill(&cluster, &topic, 20, |number| format!("k{number}"));
     let (settings, dead) = with_dead_letters(&cluster, &topic, 2);
@@ -129,7 +129,7 @@ fn embedded_a_record_is_not_finished_and_nothing_is_taken_in_until_its_dead_lett
         _ => Outcome::Ok,
     };
     // Not enough replicas: what a cluster with a lost broker says to acks=all.
-    cluster.faults(|faults| faults.inject(ApiKey::Produce, Fault::ErrorCode(19), Count::Always));
+    cluster.faults().inject(ApiKey::Produce, Fault::ErrorCode(19), Count::Always);
     let running = Running::blocking(&cluster, settings.clone(), handler);
     running.until("the others are done", |counts| counts.finished == 19);
     let counts = running.until("intake is stopped", |counts| counts.intake_stopped.is_some());
@@ -142,7 +142,7 @@ fn embedded_a_record_is_not_finished_and_nothing_is_taken_in_until_its_dead_lett
     let summary = running.stop();
     assert_eq!((summary.counts.dead_lettered, summary.abandoned), (0, 1));
     assert_eq!(cluster.committed(&group, &topic, 0).unwrap().0, 5);
-    cluster.faults(homing_broker::Faults::clear);
+    cluster.faults().clear();
     let running = Running::blocking(&cluster, settings, handler);
     running.until("it comes again and is written", |counts| counts.dead_lettered == 1);
     running.until("intake goes on", |counts| counts.intake_stopped.is_none());

@@ -153,8 +153,8 @@ fn a_zombies_late_records_are_recognised_by_their_seqs() {
 }
 
 #[test]
-fn embedded_lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() {
-    let bench = Bench::embedded();
+fn lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() {
+    let bench = Bench::between();
     let relay = bench.relay_with(options(&bench));
     let mut rows = 0;
     // Not leader, too few replicas, out-of-order sequence, unknown producer id, invalid producer epoch.
@@ -162,7 +162,7 @@ fn embedded_lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() 
     let lost = [Fault::DropResponse, Fault::DropConnection, Fault::DropResponse];
     let faults = lost.into_iter().chain(codes).chain(lost);
     for fault in faults {
-        bench.cluster.faults(|faults| faults.inject(ApiKey::Produce, fault, Count::Times(3)));
+        bench.cluster.faults().inject(ApiKey::Produce, fault, Count::Times(3));
         bench.enqueue((rows..rows + 200).map(|n| bench.message(n % 7, n)));
         rows += 200;
         bench.wait_settled();
@@ -172,12 +172,12 @@ fn embedded_lost_responses_and_refusals_of_the_broker_lose_and_double_nothing() 
 }
 
 #[test]
-fn embedded_a_broker_that_is_away_is_waited_for_and_the_reason_is_there_to_read() {
-    let bench = Bench::embedded();
+fn a_broker_that_is_away_is_waited_for_and_the_reason_is_there_to_read() {
+    let bench = Bench::between();
     let relay = bench.relay();
     bench.enqueue((0..50).map(|n| bench.message(n % 5, n)));
     bench.wait_settled();
-    bench.cluster.stop_broker();
+    bench.cluster.cut();
     bench.enqueue((50..150).map(|n| bench.message(n % 5, n)));
     wait_until("the trouble is told", || {
         let stats = bench.outbox.stats().unwrap();
@@ -187,7 +187,7 @@ fn embedded_a_broker_that_is_away_is_waited_for_and_the_reason_is_there_to_read(
     bench.enqueue((150..200).map(|n| bench.message(n % 5, n)));
     let stats = bench.outbox.stats().unwrap();
     assert!(stats.unclaimed + stats.unsettled == 150, "{stats:?}");
-    bench.cluster.start_broker_again();
+    bench.cluster.mend();
     bench.wait_settled();
     wait_until("the trouble is over", || bench.outbox.stats().unwrap().relay.unwrap().trouble.is_none());
     relay.stop();
@@ -195,29 +195,27 @@ fn embedded_a_broker_that_is_away_is_waited_for_and_the_reason_is_there_to_read(
 }
 
 #[test]
-fn embedded_a_relay_starts_while_the_broker_is_away() {
-    let bench = Bench::embedded();
-    bench.cluster.stop_broker();
+fn a_relay_starts_while_the_broker_is_away() {
+    let bench = Bench::between();
+    bench.cluster.cut();
     bench.enqueue((0..50).map(|n| bench.message(n % 5, n)));
     let relay = bench.relay();
     wait_until("the trouble is told", || relay.status.trouble().is_some());
-    bench.cluster.start_broker_again();
+    bench.cluster.mend();
     bench.wait_settled();
     relay.stop();
     bench.assert_each_row_once_in_order(50);
 }
 
-#[test]
-fn embedded_the_broker_restarts_under_load() {
-    let bench = Bench::embedded();
-    let relay = bench.relay_with(options(&bench));
+/// Breaks something four times while the relay is at work.
+fn breaks_under_load(bench: &Bench, interrupt: impl Fn()) {
+    let relay = bench.relay_with(options(bench));
     let mut rows = 0;
     for _ in 0..4 {
         bench.enqueue((rows..rows + 500).map(|n| bench.message(n % 7, n)));
         rows += 500;
         wait_until("some are under way", || relay.status.summary().acked > 0);
-        bench.cluster.stop_broker();
-        bench.cluster.start_broker_again();
+        interrupt();
     }
     bench.wait_settled();
     relay.stop();
@@ -225,20 +223,38 @@ fn embedded_the_broker_restarts_under_load() {
 }
 
 #[test]
-fn embedded_a_stop_with_the_broker_away_gives_up_at_the_deadline_and_loses_nothing() {
+fn embedded_the_broker_restarts_under_load() {
     let bench = Bench::embedded();
+    breaks_under_load(&bench, || {
+        bench.cluster.stop_broker();
+        bench.cluster.start_broker_again();
+    });
+}
+
+#[test]
+fn every_connection_breaks_under_load() {
+    let bench = Bench::between();
+    breaks_under_load(&bench, || {
+        bench.cluster.cut();
+        bench.cluster.mend();
+    });
+}
+
+#[test]
+fn a_stop_with_the_broker_away_gives_up_at_the_deadline_and_loses_nothing() {
+    let bench = Bench::between();
     bench.enqueue((0..10).map(|n| bench.message(n % 5, n)));
     let relay =
         bench.relay_with(RelayOptions { drain_timeout: Duration::from_millis(300), ..bench.options() });
     bench.wait_settled();
-    bench.cluster.stop_broker();
+    bench.cluster.cut();
     bench.enqueue((10..60).map(|n| bench.message(n % 5, n)));
     wait_until("they are claimed", || bench.outbox.stats().unwrap().unsettled == 50);
     let began = std::time::Instant::now();
     let summary = relay.stop();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(summary.settled, 10);
-    bench.cluster.start_broker_again();
+    bench.cluster.mend();
     let relay = bench.relay();
     bench.wait_settled();
     relay.stop();
@@ -246,13 +262,13 @@ fn embedded_a_stop_with_the_broker_away_gives_up_at_the_deadline_and_loses_nothi
 }
 
 #[test]
-fn embedded_a_record_the_broker_refuses_is_voided_and_its_neighbours_keep_their_order() {
-    let bench = Bench::embedded();
+fn a_record_the_broker_refuses_is_voided_and_its_neighbours_keep_their_order() {
+    let bench = Bench::between();
     bench.enqueue((0..3).map(|n| bench.message(n % 3, n)));
     let relay = bench.relay();
     bench.wait_settled();
     // One request is refused whole (INVALID_RECORD); alone, each record is taken but the first.
-    bench.cluster.faults(|faults| faults.inject(ApiKey::Produce, Fault::ErrorCode(87), Count::Times(2)));
+    bench.cluster.faults().inject(ApiKey::Produce, Fault::ErrorCode(87), Count::Times(2));
     bench.enqueue((3..203).map(|n| bench.message(1, n)));
     bench.wait_settled();
     let summary = relay.stop();

@@ -95,7 +95,7 @@ pub fn crash_at(bench: &Bench, options: AuditOptions, step: &'static str, nth: u
 
 /// The broker lies about the next batches it is sent: acknowledged, and not written.
 pub fn swallow(bench: &Bench, times: Count) {
-    bench.cluster.faults(|faults| faults.inject(ApiKey::Produce, Fault::AckWithoutAppend, times));
+    bench.cluster.faults().inject(ApiKey::Produce, Fault::AckWithoutAppend, times);
 }
 
 pub fn settle(bench: &Bench, messages: impl IntoIterator<Item = homing::Message>) {

@@ -1,11 +1,16 @@
 //! The cluster under test: the Apache Kafka that `HOMING_TEST_BOOTSTRAP` names, or an embedded broker.
 //!
 //! A given cluster is shared by all tests of all runs: topics and groups take their names from
-//! [`Cluster::name`], and nobody expects it to be empty.
+//! [`Cluster::name`], and nobody expects it to be empty. What a test does to a broker it does
+//! through a [`GoBetween`], in front of either.
 #![allow(dead_code, clippy::unwrap_used)] // part of test binaries; each uses some of it
 
+mod frames;
+mod go_between;
+
+pub use go_between::{Faults, GoBetween};
 use homing::KafkaConfig;
-use homing_broker::{Broker, BrokerOptions, Faults, FlushPolicy, RunningBroker};
+use homing_broker::{Broker, BrokerOptions, FlushPolicy, RunningBroker};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -27,6 +32,8 @@ pub struct Cluster {
     name: String,
     /// One client for each group asked about: opening and closing one takes a second.
     bare: Mutex<BTreeMap<String, Arc<BaseConsumer>>>,
+    /// Closed before the broker behind it.
+    between: Option<GoBetween>,
     embedded: Option<Embedded>,
 }
 
@@ -48,6 +55,15 @@ impl Cluster {
         }
     }
 
+    /// The same behind a go-between, for tests that do something to requests and connections.
+    pub fn between() -> Self {
+        let mut cluster = Self::start();
+        let between = GoBetween::before(cluster.bootstrap());
+        between.bootstrap().clone_into(&mut cluster.config.bootstrap);
+        cluster.between = Some(between);
+        cluster
+    }
+
     /// For tests that need more of our broker than Kafka's protocol; their names begin with `embedded_`.
     pub fn embedded() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -61,7 +77,7 @@ impl Cluster {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = uuid::Uuid::now_v7().simple().to_string();
         let name = format!("c{}-{}", &unique[20..], COUNT.fetch_add(1, Ordering::Relaxed));
-        Self { config, name, bare: Mutex::default(), embedded }
+        Self { config, name, bare: Mutex::default(), between: None, embedded }
     }
 
     pub fn bootstrap(&self) -> &str {
@@ -76,9 +92,22 @@ impl Cluster {
         self.embedded.as_ref().expect("only tests named embedded_ come here")
     }
 
-    /// Has our broker misbehave.
-    pub fn faults(&self, act: impl FnOnce(&Faults)) {
-        act(self.ours().broker.lock().unwrap().as_ref().unwrap().faults());
+    fn go_between(&self) -> &GoBetween {
+        self.between.as_ref().expect("the test begins with Cluster::between")
+    }
+
+    /// What happens to requests.
+    pub fn faults(&self) -> &Faults {
+        self.go_between().faults()
+    }
+
+    /// No broker can be reached until [`mend`](Self::mend).
+    pub fn cut(&self) {
+        self.go_between().cut();
+    }
+
+    pub fn mend(&self) {
+        self.go_between().mend();
     }
 
     /// Stops our broker.

@@ -48,6 +48,11 @@ impl Bench {
         Self::at(Cluster::start(), change)
     }
 
+    /// Behind a go-between, for tests that do something to requests and connections.
+    pub fn between() -> Self {
+        Self::at(Cluster::between(), |_| {})
+    }
+
     /// For tests that need more of our broker than Kafka's protocol.
     pub fn embedded() -> Self {
         Self::at(Cluster::embedded(), |_| {})
