@@ -57,7 +57,7 @@ impl Site {
             create_topics: true,
             replication_factor: self.replication_factor,
             min_insync_replicas: self.min_insync_replicas,
-            client: self.client.clone(),
+            client: self.client.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect(),
             ..KafkaConfig::new(&self.bootstrap)
         }
     }

@@ -4,6 +4,7 @@ use super::keys::{self, CLIENT, KEYS, Kind, SECTIONS, nearest};
 use super::value::{Located, Place, Value, check};
 use super::{Settings, malformed, unknown};
 use crate::exit::Failure;
+use homing::kafka::client_value::ClientValue;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -78,6 +79,16 @@ impl File<'_> {
             let key = format!("{prefix}{}", name.get_ref());
             let place = self.place(name.span().start);
             let text = match value.get_ref() {
+                DeValue::Table(inner) if inner.keys().any(|name| is_source(name.get_ref())) => {
+                    let value = self.source(inner).ok_or_else(|| {
+                        Failure::new(format!(
+                            "{place}: {CLIENT}.{key}: says where its value is in a way unknown"
+                        ))
+                        .help("write { file = \"/run/secrets/kafka\" } or { env = \"KAFKA_PASSWORD\" }")
+                    })?;
+                    settings.client.insert(key, (value, place));
+                    continue;
+                }
                 DeValue::Table(inner) => {
                     self.take_client(&format!("{key}."), inner, settings)?;
                     continue;
@@ -93,10 +104,27 @@ impl File<'_> {
                     )));
                 }
             };
-            settings.client.insert(key, (text, place));
+            settings.client.insert(key, (text.into(), place));
         }
         Ok(())
     }
+
+    /// `{ file = "…" }`, the path relative to this file, or `{ env = "…" }`.
+    fn source(&self, table: &DeTable<'_>) -> Option<ClientValue> {
+        let mut entries = table.iter();
+        let (Some((name, value)), None) = (entries.next(), entries.next()) else { return None };
+        let text = value.get_ref().as_str().filter(|text| !text.is_empty())?;
+        let base = self.path.parent().unwrap_or(Path::new(""));
+        Some(match name.get_ref().as_ref() {
+            "file" => ClientValue::File(base.join(text)),
+            _ => ClientValue::Variable(text.to_owned()),
+        })
+    }
+}
+
+/// No key of librdkafka's ends in these words, so a table with one of them says where a value is.
+fn is_source(name: &str) -> bool {
+    matches!(name, "file" | "env")
 }
 
 fn plain(kind: Kind, value: &DeValue<'_>) -> Option<Value> {

@@ -88,7 +88,7 @@ pub const KEYS: &[Key] = &[
         Bool,
         "",
         "whether a missing topic is created; default true when embedded, else false",
-        "true: a typo becomes a topic; false: messages for a missing topic become dead letters",
+        "true: a typo becomes a topic; false: messages for a topic that was never there become dead letters",
     ),
     key(
         "kafka.topic_partitions",
@@ -110,6 +110,13 @@ pub const KEYS: &[Key] = &[
         "1",
         "min.insync.replicas of a topic Homing creates; 2 on a cluster",
         "too low: an acknowledged record may have one copy only",
+    ),
+    key(
+        "kafka.allow_unverified_brokers",
+        Bool,
+        "false",
+        "whether keys of [kafka.client] may keep TLS from checking whom it talks to",
+        "true: whoever is in the way can acknowledge messages and keep none",
     ),
     key(
         "relay.lease_ms",

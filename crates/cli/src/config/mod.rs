@@ -12,6 +12,7 @@ pub use options::{Database, EMBEDDED};
 pub use value::{Place, Value};
 
 use crate::exit::Failure;
+use homing::kafka::client_value::{ClientValue, is_secret};
 use keys::{CLIENT, KEYS, Kind, nearest};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ pub const DEFAULT_FILE: &str = "homing.toml";
 #[derive(Debug, Default)]
 pub struct Settings {
     values: BTreeMap<&'static str, Located>,
-    client: BTreeMap<String, (String, Place)>,
+    client: BTreeMap<String, (ClientValue, Place)>,
 }
 
 /// Where settings come from.
@@ -82,7 +83,11 @@ impl Settings {
             if let Some(rest) = name.strip_prefix("HOMING_KAFKA_CLIENT_") {
                 // librdkafka's keys are lower case with dots.
                 let key = rest.to_lowercase().replace('_', ".");
-                self.client.insert(key, (text.to_owned(), place));
+                // What containers call a secret: the variable names a file.
+                match key.strip_suffix(".file") {
+                    Some(key) => self.client.insert(key.to_owned(), (ClientValue::File(text.into()), place)),
+                    None => self.client.insert(key, (text.into(), place)),
+                };
             } else if let Some(key) = KEYS.iter().find(|key| key.variable() == name) {
                 let value =
                     from_text(key.kind, text).map_err(|()| malformed(&place, key.name, text, key.kind))?;
@@ -98,12 +103,19 @@ impl Settings {
     /// Takes `SECTION.KEY=VALUE`.
     fn read_flag(&mut self, assignment: &str) -> Result<(), Failure> {
         let Some((name, text)) = assignment.split_once('=') else {
-            return Err(Failure::new(format!("--set {assignment}: there is no = in it"))
+            let shown = if is_secret(assignment) { "***" } else { assignment };
+            return Err(Failure::new(format!("--set {shown}: there is no = in it"))
                 .help("write --set relay.poll_max_ms=20"));
         };
         let (name, place) = (name.trim(), Place::Flag("--set"));
         if let Some(key) = name.strip_prefix(CLIENT).and_then(|rest| rest.strip_prefix('.')) {
-            self.client.insert(key.to_owned(), (text.to_owned(), place));
+            if is_secret(key) {
+                return Err(Failure::new(format!(
+                    "--set {CLIENT}.{key}: every user of this machine can read a flag"
+                ))
+                .help("name a file in homing.toml, or set a variable; docs/config.md shows how"));
+            }
+            self.client.insert(key.to_owned(), (text.into(), place));
             return Ok(());
         }
         let Some(key) = keys::find(name) else {
@@ -188,11 +200,10 @@ mod tests {
         )
         .unwrap();
         let client: Vec<_> =
-            settings.client.iter().map(|(key, (value, _))| (key.as_str(), value.as_str())).collect();
-        assert_eq!(
-            client,
-            [("linger.ms", "7"), ("security.protocol", "ssl"), ("socket.keepalive.enable", "true")]
-        );
+            settings.client.iter().map(|(key, (value, _))| (key.as_str(), value.shown(key))).collect();
+        let expected =
+            [("linger.ms", "7"), ("security.protocol", "ssl"), ("socket.keepalive.enable", "true")];
+        assert_eq!(client, expected.map(|(key, value)| (key, format!("{value:?}"))));
     }
 
     #[test]
@@ -218,6 +229,41 @@ mod tests {
         let error = read("HOMING_RELAY_LEASE", "1").unwrap_err().to_string();
         assert!(error.contains("HOMING_RELAY_LEASE_MS"), "{error}");
         let settings = read("HOMING_KAFKA_CLIENT_SSL_CA_LOCATION", "/ca.pem").unwrap();
-        assert_eq!(settings.client["ssl.ca.location"].0, "/ca.pem");
+        assert_eq!(settings.client["ssl.ca.location"].0, "/ca.pem".into());
+        let settings = read("HOMING_KAFKA_CLIENT_SASL_PASSWORD_FILE", "/run/secrets/kafka").unwrap();
+        assert_eq!(settings.client["sasl.password"].0, ClientValue::File("/run/secrets/kafka".into()));
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_or_a_variable_and_a_path_is_relative_to_the_file() {
+        let mut settings = Settings::default();
+        let text = "[kafka.client]\n\"sasl.password\" = { file = \"pass\" }\nsasl.username = { env = \"KAFKA_USER\" }\n";
+        file::read(Path::new("/etc/homing/homing.toml"), text, &mut settings).unwrap();
+        assert_eq!(settings.client["sasl.password"].0, ClientValue::File("/etc/homing/pass".into()));
+        assert_eq!(settings.client["sasl.username"].0, ClientValue::Variable("KAFKA_USER".into()));
+        let error = error("[kafka.client]\n\"sasl.password\" = { file = \"a\", env = \"B\" }\n");
+        assert!(error.contains("homing.toml:2") && error.contains("sasl.password"), "{error}");
+        let error = self::error("[kafka.client]\n\"sasl.password\" = { file = 3 }\n");
+        assert!(error.contains("homing.toml:2"), "{error}");
+    }
+
+    #[test]
+    fn no_error_and_no_debug_shows_a_secret() {
+        let file = "[kafka.client]\nacks = 1\n\"sasl.password\" = \"hunter2\"\n";
+        let settings = read(file).unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
+        let error = settings.check_kafka().unwrap_err().to_string();
+        assert!(error.contains("acks") && !error.contains("hunter2"), "{error}");
+        let mut settings = Settings::default();
+        for flag in ["kafka.client.sasl.password=hunter2", "kafka.client.sasl.password:hunter2"] {
+            let error = settings.read_flag(flag).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        for text in [
+            "[kafka.client]\n\"sasl.password\" = \"hunter2\n",
+            "[kafka.client]\n\"sasl.password\" = [\"hunter2\"]\n",
+        ] {
+            assert!(!self::error(text).contains("hunter2"), "{}", self::error(text));
+        }
     }
 }

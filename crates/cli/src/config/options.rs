@@ -179,6 +179,7 @@ impl Settings {
         self.whole("kafka.topic_partitions", &mut config.topic_partitions)?;
         self.whole("kafka.replication_factor", &mut config.replication_factor)?;
         self.whole("kafka.min_insync_replicas", &mut config.min_insync_replicas)?;
+        self.switch("kafka.allow_unverified_brokers", &mut config.allow_unverified_brokers);
         config.client = self.client.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect();
         config.validate().map_err(|error| self.refused("kafka", error))?;
         Ok(config)

@@ -42,8 +42,11 @@ pub fn render(chosen: Chosen<'_>) -> String {
         }
         if *section == "kafka" {
             out.push_str(
-                "\n# Any key of librdkafka's; what would weaken a promise is refused.\n[kafka.client]\n\
-                 # \"security.protocol\" = \"ssl\"\n# \"ssl.ca.location\" = \"/etc/ssl/certs/ca-certificates.crt\"\n\
+                "\n# Any key of librdkafka's; what would weaken a promise is refused.\n\
+                 # A secret is read from a file or a variable, and shown nowhere.\n[kafka.client]\n\
+                 # \"security.protocol\" = \"sasl_ssl\"\n# \"ssl.ca.location\" = \"/etc/ssl/certs/ca-certificates.crt\"\n\
+                 # \"sasl.mechanism\" = \"SCRAM-SHA-512\"\n# \"sasl.username\" = \"homing\"\n\
+                 # \"sasl.password\" = { file = \"/run/secrets/kafka\" }\n\
                  # \"compression.type\" = \"zstd\"\n",
             );
         }

@@ -26,7 +26,12 @@ pub(crate) enum SendError {
 
 impl From<KafkaError> for SendError {
     fn from(error: KafkaError) -> Self {
-        Self::Kafka { reason: error.to_string() }
+        let reason = match error {
+            // Its own words would hold the value, which may be a secret.
+            KafkaError::ClientConfig(_, why, key, _) => format!("client key {key}: {why}"),
+            error => error.to_string(),
+        };
+        Self::Kafka { reason }
     }
 }
 

@@ -6,17 +6,22 @@
 //! configuration and the other way round are left out, so that librdkafka does
 //! not warn about them.
 
+use super::client_value::ClientValue;
 use rdkafka::ClientConfig;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// How to reach Kafka and what to do about missing topics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// `host:port[,host:port]` of the brokers; no default. All of one cluster: the
     /// relay pins the cluster id and stops when it changes.
     pub bootstrap: String,
     /// Any librdkafka key and value; default empty. What weakens the floor is refused.
-    pub client: BTreeMap<String, String>,
+    pub client: BTreeMap<String, ClientValue>,
+    /// Lets client keys switch off that TLS checks whom it talks to; default false.
+    /// When true, whoever is in the way can acknowledge messages and keep none (N02).
+    pub allow_unverified_brokers: bool,
     /// Creates a missing topic with the three numbers below; default false. When
     /// false, rows for a missing topic go to the dead-letter table.
     pub create_topics: bool,
@@ -38,6 +43,7 @@ impl Default for KafkaConfig {
         Self {
             bootstrap: String::new(),
             client: BTreeMap::new(),
+            allow_unverified_brokers: false,
             create_topics: false,
             topic_partitions: 6,
             replication_factor: 1,
@@ -46,15 +52,30 @@ impl Default for KafkaConfig {
     }
 }
 
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.client.iter().map(|(key, value)| (key, value.shown(key)));
+        f.debug_struct("KafkaConfig")
+            .field("bootstrap", &self.bootstrap)
+            .field("client", &shown.collect::<BTreeMap<_, _>>())
+            .field("allow_unverified_brokers", &self.allow_unverified_brokers)
+            .field("create_topics", &self.create_topics)
+            .field("topic_partitions", &self.topic_partitions)
+            .field("replication_factor", &self.replication_factor)
+            .field("min_insync_replicas", &self.min_insync_replicas)
+            .finish()
+    }
+}
+
 /// A Kafka setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// A client key that would weaken a promise.
-    #[error("kafka.client key {key} = {value:?} is below the floor: it must be {floor} ({why})")]
+    #[error("kafka.client key {key} = {value} is below the floor: it must be {floor} ({why})")]
     BelowFloor {
         /// The key as given.
         key: String,
-        /// The value as given.
+        /// The value as given, in quotes; or where it was read from.
         value: String,
         /// What the floor demands.
         floor: &'static str,
@@ -69,6 +90,16 @@ pub enum ConfigError {
         /// Where it belongs, or why it is refused.
         why: &'static str,
     },
+    /// A client key whose file or variable cannot be read.
+    #[error("kafka.client key {key}: {from} cannot be read: {reason}")]
+    Unreadable {
+        /// The key.
+        key: String,
+        /// The file or variable.
+        from: String,
+        /// Why not.
+        reason: String,
+    },
     /// A field with an impossible value.
     #[error("kafka.{field} = {value}: {rule}")]
     Field {
@@ -79,6 +110,13 @@ pub enum ConfigError {
         /// The rule it breaks.
         rule: &'static str,
     },
+}
+
+impl ConfigError {
+    /// Whether it may go away by itself: a file that is just being replaced.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreadable { .. })
+    }
 }
 
 /// Which client a rule concerns.
@@ -209,6 +247,24 @@ const FLOOR: &[Rule] = &[
     },
 ];
 
+/// What keeps TLS from checking whom it talks to; only with `allow_unverified_brokers`.
+const VERIFIED: &[Rule] = &[
+    Rule {
+        keys: &["enable.ssl.certificate.verification"],
+        side: Side::Both,
+        demand: TRUE,
+        floor: "true, unless kafka.allow_unverified_brokers = true",
+        why: "N02: anybody could acknowledge messages and keep none",
+    },
+    Rule {
+        keys: &["ssl.endpoint.identification.algorithm"],
+        side: Side::Both,
+        demand: Demand::OneOf(&["https"]),
+        floor: "https, unless kafka.allow_unverified_brokers = true",
+        why: "N02: any host with a certificate of the same authority could acknowledge messages and keep none",
+    },
+];
+
 /// Keys that are set elsewhere or that Homing does not work with.
 const NOT_HERE: &[(&str, &str)] = &[
     ("bootstrap.servers", "set kafka.bootstrap"),
@@ -230,6 +286,11 @@ impl KafkaConfig {
     /// # Errors
     /// [`ConfigError`] for the first field or key that cannot be used.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_fields()?;
+        self.settings().map(drop)
+    }
+
+    fn validate_fields(&self) -> Result<(), ConfigError> {
         let field = |field, value: String, rule| Err(ConfigError::Field { field, value, rule });
         if self.bootstrap.trim().is_empty() {
             return field("bootstrap", format!("{:?}", self.bootstrap), "must name at least one host:port");
@@ -247,7 +308,26 @@ impl KafkaConfig {
                 "must be at least 1 and at most kafka.replication_factor",
             );
         }
-        self.client.iter().try_for_each(|(key, value)| check_key(key, value))
+        Ok(())
+    }
+
+    /// The client keys with their values, read and checked.
+    fn settings(&self) -> Result<BTreeMap<&str, String>, ConfigError> {
+        let mut settings = BTreeMap::new();
+        for (key, value) in &self.client {
+            let text = value.read(key)?;
+            check_key(key, &text, FLOOR, value)?;
+            if !self.allow_unverified_brokers {
+                check_key(key, &text, VERIFIED, value)?;
+            }
+            settings.insert(key.as_str(), text);
+        }
+        Ok(settings)
+    }
+
+    /// The text of one client key; `None` when it is not given or cannot be read.
+    pub(crate) fn client_text(&self, key: &str) -> Option<String> {
+        self.client.get(key).and_then(|value| value.read(key).ok())
     }
 
     /// The producer's configuration with the floor locked: acks=all, idempotence,
@@ -279,9 +359,9 @@ impl KafkaConfig {
 
     /// User keys first, then the floor over them; `Side::Both` takes only what concerns any client.
     fn build(&self, side: Side) -> Result<ClientConfig, ConfigError> {
-        self.validate()?;
+        self.validate_fields()?;
         let mut config = ClientConfig::new();
-        for (key, value) in &self.client {
+        for (key, value) in self.settings()? {
             if concerns(key, side) {
                 config.set(key, value);
             }
@@ -305,12 +385,12 @@ impl KafkaConfig {
     }
 }
 
-fn check_key(key: &str, value: &str) -> Result<(), ConfigError> {
+fn check_key(key: &str, text: &str, rules: &[Rule], value: &ClientValue) -> Result<(), ConfigError> {
     if let Some((_, why)) = NOT_HERE.iter().find(|(name, _)| *name == key) {
         return Err(ConfigError::NotHere { key: key.to_owned(), why });
     }
-    let Some(rule) = FLOOR.iter().find(|rule| rule.keys.contains(&key)) else { return Ok(()) };
-    let given = value.trim();
+    let Some(rule) = rules.iter().find(|rule| rule.keys.contains(&key)) else { return Ok(()) };
+    let given = text.trim();
     let well = match rule.demand {
         Demand::OneOf(spellings) => spellings.iter().any(|s| s.eq_ignore_ascii_case(given)),
         Demand::Range(least, most) => given.parse().is_ok_and(|n: i64| (least..=most).contains(&n)),
@@ -320,7 +400,7 @@ fn check_key(key: &str, value: &str) -> Result<(), ConfigError> {
     }
     Err(ConfigError::BelowFloor {
         key: key.to_owned(),
-        value: value.to_owned(),
+        value: value.shown(key),
         floor: rule.floor,
         why: rule.why,
     })
@@ -422,6 +502,36 @@ mod tests {
         for key in ["bootstrap.servers", "group.id", "transactional.id", "test.mock.num.brokers"] {
             assert!(matches!(with(key, "x").validate(), Err(ConfigError::NotHere { .. })), "{key}");
         }
+    }
+
+    #[test]
+    fn a_broker_nobody_verifies_needs_a_word_of_its_own() {
+        for (key, value) in [
+            ("enable.ssl.certificate.verification", "false"),
+            ("ssl.endpoint.identification.algorithm", "none"),
+        ] {
+            let mut config = with(key, value);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains("allow_unverified_brokers"), "{error}");
+            config.allow_unverified_brokers = true;
+            config.validate().unwrap();
+        }
+        with("ssl.endpoint.identification.algorithm", "https").validate().unwrap();
+    }
+
+    #[test]
+    fn a_secret_shows_in_no_debug_and_no_error() {
+        let mut config = with("sasl.password", "hunter2");
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        assert_eq!(config.producer_config().unwrap().get("sasl.password"), Some("hunter2"));
+        let file = std::env::temp_dir().join(format!("homing-secret-{}", std::process::id()));
+        std::fs::write(&file, "hunter2\n").unwrap();
+        config.client.insert("acks".into(), ClientValue::File(file.clone()));
+        let error = config.validate().unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        let error = config.validate().unwrap_err();
+        assert!(error.may_pass() && error.to_string().contains("acks"), "{error}");
     }
 
     #[test]

@@ -284,7 +284,8 @@ pub(super) unsafe fn set(conf: *mut ffi::rd_kafka_conf_t, key: &str, value: &str
         Ok(())
     } else {
         // SAFETY: librdkafka wrote a zero-terminated text.
-        Err(config_error(unsafe { text(errstr.as_ptr()) }))
+        let said = unsafe { text(errstr.as_ptr()) };
+        Err(config_error(super::client_value::without_secret(key, value, said)))
     }
 }
 

@@ -124,17 +124,24 @@ impl From<RelayError> for Halt {
 
 impl From<ProducerError> for Halt {
     fn from(error: ProducerError) -> Self {
-        Self::Error(match error {
+        match error {
             ProducerError::Config(error) => error.into(),
-            ProducerError::Native(error) => error.into(),
-        })
+            ProducerError::Native(error) => Self::Error(error.into()),
+        }
+    }
+}
+
+impl From<ConfigError> for Halt {
+    fn from(error: ConfigError) -> Self {
+        // A file of a secret may just be replaced by its next version.
+        if error.may_pass() { Self::Wait(format!("N05: {error}")) } else { Self::Error(error.into()) }
     }
 }
 
 impl From<ReaderError> for Halt {
     fn from(error: ReaderError) -> Self {
         match error {
-            ReaderError::Config(error) => Self::Error(error.into()),
+            ReaderError::Config(error) => error.into(),
             error => Self::Wait(error.to_string()),
         }
     }

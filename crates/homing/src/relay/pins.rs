@@ -161,7 +161,7 @@ impl Session<'_> {
     /// Homing's headers.
     fn record_limit(&self, topic: usize) -> usize {
         let own = 61 + 30 + (17 + self.ground.store.stream().as_str().len() + 45) + 47 + 28;
-        let by_user = self.ground.kafka.client.get("message.max.bytes").and_then(|n| n.parse().ok());
+        let by_user = self.ground.kafka.client_text("message.max.bytes").and_then(|n| n.parse().ok());
         let limit = self.topics.list[topic].message_bytes_max.min(by_user.unwrap_or(usize::MAX));
         limit.saturating_sub(own)
     }
