@@ -4,10 +4,12 @@
 //! processes that are killed, and a [`checker`] that compares what was
 //! committed with what is on the wire and with what took effect, row by row.
 
+pub mod acked;
 pub mod bench;
 pub mod checker;
 pub mod cluster;
 pub mod effects;
+pub mod faults;
 pub mod job;
 pub mod process;
 pub mod scene;

@@ -28,7 +28,7 @@ pub fn read_topic(bootstrap: &str, topic: &str, patience: Duration) -> Result<Ve
     let mut assignment = TopicPartitionList::new();
     let mut ends = Vec::new();
     for partition in 0..i32::try_from(partitions).expect("a partition count fits i32") {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, patience)?;
+        let (low, high) = watermarks(&consumer, topic, partition, deadline)?;
         ends.push((high > low).then_some(high));
         if high > low {
             assignment.add_partition_offset(topic, partition, Offset::Offset(low))?;
@@ -60,6 +60,21 @@ pub fn read_topic(bootstrap: &str, topic: &str, patience: Duration) -> Result<Ve
     }
     records.sort_by_key(|record| (record.partition, record.offset));
     Ok(records)
+}
+
+/// A partition that just got a leader does not know its end yet, or is not found yet: it is asked again.
+fn watermarks(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+    deadline: Instant,
+) -> Result<(i64, i64), KafkaError> {
+    loop {
+        match consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)) {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
+            answer => return answer,
+        }
+    }
 }
 
 fn header(message: &impl Message, name: &str) -> String {

@@ -5,7 +5,8 @@
 
 use homing::audit::{AuditOptions, AuditReport, Auditor, Outcome};
 use homing::{AuditError, Shutdown};
-use homing_lab::cluster::Cluster;
+use homing_lab::cluster::{Cluster, ClusterOptions};
+use homing_lab::faults::{Direction, End, Weather};
 use homing_lab::job::{Role, Site};
 use homing_lab::process::Worker;
 use homing_lab::scene::{Pace, Scene};
@@ -32,7 +33,9 @@ impl Load {
         static ALONE: Mutex<()> = Mutex::new(());
         // A test that failed leaves nothing behind that the next could not live with.
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = Cluster::shared();
+        let options = ClusterOptions { link_proxies: true, ..ClusterOptions::default() };
+        let cluster = Cluster::shared_as(options);
+        cluster.links().heal();
         for node in cluster.nodes() {
             if node.is_running() {
                 node.resume().unwrap();
@@ -65,6 +68,20 @@ impl Load {
         while self.scene.effects().unwrap() < wanted {
             assert!(Instant::now() < deadline, "the path must get going again");
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a partition has lost one of two nodes from its in-sync replicas: the link between
+    /// them is really broken. Which of the two it is depends on where leaders and controller are.
+    fn wait_out_of_sync(&self, one: usize, other: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        let lacks_one = |partition| {
+            let isr = self.cluster.isr(self.scene.topic(), partition);
+            !(isr.contains(&one) && isr.contains(&other))
+        };
+        while !(0..PARTITIONS).any(lacks_one) {
+            assert!(Instant::now() < deadline, "nodes {one} and {other} still follow each other");
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 
@@ -151,4 +168,40 @@ fn a_leader_frozen_past_its_session_loses_nothing_when_it_wakes() {
         load.wait_for_effects(50);
     }
     load.end("frozen leaders");
+}
+
+#[test]
+fn each_link_between_brokers_cut_or_half_open_loses_nothing() {
+    let load = Load::begin(5);
+    let links = load.cluster.links();
+    for (one, other) in [(0, 1), (1, 2), (2, 0)] {
+        links.set_between(one, other, Weather::Cut);
+        load.wait_out_of_sync(one, other);
+        links.heal();
+        load.cluster.wait_in_sync().unwrap();
+        load.wait_for_effects(50);
+        // A follower's requests arrive, and it never hears of it.
+        let leader = load.leader(0);
+        let follower = if leader == one { other } else { one };
+        links.set(End::Node(follower), End::Node(leader), Weather::HalfOpen(Direction::Answers));
+        load.wait_out_of_sync(leader, follower);
+        links.heal();
+        load.cluster.wait_in_sync().unwrap();
+        load.wait_for_effects(50);
+    }
+    load.end("each link cut, then half open");
+}
+
+#[test]
+fn two_hundred_answers_dropped_after_the_work_was_done_lose_and_double_nothing() {
+    let load = Load::begin(6);
+    let links = load.cluster.links();
+    let (before, deadline) = (links.dropped(), Instant::now() + PATIENCE);
+    links.drop_answers(5, 200, 0x5eed);
+    while links.dropped() < before + 200 {
+        assert!(Instant::now() < deadline, "{} answers dropped", links.dropped() - before);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    load.wait_for_effects(50);
+    load.end("200 answers dropped");
 }

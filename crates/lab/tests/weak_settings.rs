@@ -4,51 +4,20 @@
 //! make the safe one's success worthless.
 #![allow(clippy::unwrap_used)] // everything in this file is a test
 
+use homing_lab::acked::Numbered;
 use homing_lab::cluster::Cluster;
-use homing_lab::wire;
-use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Numbers that a broker acknowledged.
-#[derive(Clone, Default)]
-struct Acked(Arc<Mutex<BTreeSet<u32>>>);
-
-impl ClientContext for Acked {}
-
-impl ProducerContext for Acked {
-    type DeliveryOpaque = ();
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Ok(message) = result {
-            self.0.lock().unwrap().insert(number(message.payload().unwrap()));
-        }
-    }
-}
-
-impl Acked {
-    fn count(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-}
-
-fn number(payload: &[u8]) -> u32 {
-    std::str::from_utf8(payload).unwrap().parse().unwrap()
-}
+/// How long acknowledgements are waited for that may never come.
+const A_WHILE: Duration = Duration::from_secs(2);
 
 /// One topic of one partition on three brokers, and a producer that remembers what was acknowledged.
 struct Arm {
     cluster: &'static Cluster,
     topic: String,
-    producer: ThreadedProducer<Acked>,
-    acked: Acked,
-    sent: AtomicU32,
+    producer: Numbered,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -66,36 +35,11 @@ impl Arm {
         }
         cluster.wait_ready().unwrap();
         cluster.create_topic(name, 1, replicas, settings).unwrap();
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", cluster.bootstrap()).set("linger.ms", "0");
-        config.set("message.timeout.ms", "0").set("reconnect.backoff.max.ms", "500");
-        for (key, value) in client {
-            config.set(*key, *value);
-        }
-        let acked = Acked::default();
-        let producer = config.create_with_context(acked.clone()).unwrap();
-        let arm =
-            Self { cluster, topic: name.to_owned(), producer, acked, sent: AtomicU32::new(0), _alone: alone };
-        arm.send(100);
-        arm.wait_acked(100);
+        let mut producer = Numbered::new(&cluster.bootstrap(), name, client).unwrap();
+        producer.send(100).unwrap();
+        assert!(producer.wait_acked(PATIENCE));
         cluster.wait_in_sync().unwrap();
-        arm
-    }
-
-    fn send(&self, count: u32) {
-        for _ in 0..count {
-            let payload = self.sent.fetch_add(1, Ordering::Relaxed).to_string();
-            let record = BaseRecord::<(), str>::to(&self.topic).payload(&payload).partition(0);
-            self.producer.send(record).map_err(|(error, _)| error).unwrap();
-        }
-    }
-
-    fn wait_acked(&self, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.acked.count() < count {
-            assert!(Instant::now() < deadline, "{} of {count} acknowledged", self.acked.count());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        Self { cluster, topic: name.to_owned(), producer, _alone: alone }
     }
 
     fn leader(&self) -> usize {
@@ -106,29 +50,21 @@ impl Arm {
     fn lost(self) -> usize {
         self.cluster.wait_ready().unwrap();
         self.cluster.wait_in_sync().unwrap();
-        self.producer.flush(PATIENCE).unwrap();
-        let records = wire::read_topic(&self.cluster.bootstrap(), &self.topic, PATIENCE).unwrap();
-        let there: BTreeSet<u32> = records.iter().map(|record| number(&record.payload)).collect();
-        let acked = self.acked.0.lock().unwrap().clone();
-        let lost = acked.difference(&there).count();
-        println!("{}: acknowledged {}, there {}, lost {lost}", self.topic, acked.len(), there.len());
-        lost
+        let loss = self.producer.compare(PATIENCE).unwrap();
+        println!("{}: {loss}", self.topic);
+        loss.lost
     }
 }
 
 /// Sends while the followers sleep, kills the leader, and wakes the followers: one of them leads then.
 fn lost_when_a_leader_dies_ahead_of_its_followers(name: &str, client: &[(&str, &str)]) -> usize {
-    let arm = Arm::begin(name, 3, &[("min.insync.replicas", "2")], client);
+    let mut arm = Arm::begin(name, 3, &[("min.insync.replicas", "2")], client);
     let leader = arm.leader();
     let followers: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
     followers.iter().for_each(|index| arm.cluster.node(*index).pause().unwrap());
-    let before = arm.acked.count();
-    arm.send(200);
+    arm.producer.send(200).unwrap();
     // With acks=1 the leader alone acknowledges; with acks=all nothing may come.
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while arm.acked.count() < before + 200 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let _ = arm.producer.wait_acked(A_WHILE);
     arm.cluster.node(leader).kill().unwrap();
     followers.iter().for_each(|index| arm.cluster.node(*index).resume().unwrap());
     arm.cluster.wait_leader_other_than(&arm.topic, 0, leader).unwrap();
@@ -153,7 +89,7 @@ fn acks_all_loses_nothing_when_the_same_leader_dies() {
 fn lost_when_only_a_stale_replica_is_left(name: &str, unclean: &str, min_isr: &str) -> usize {
     let settings = [("min.insync.replicas", min_isr), ("unclean.leader.election.enable", unclean)];
     let client = [("acks", "all"), ("enable.idempotence", "true")];
-    let arm = Arm::begin(name, 2, &settings, &client);
+    let mut arm = Arm::begin(name, 2, &settings, &client);
     let leader = arm.leader();
     let follower = *arm.cluster.isr(&arm.topic, 0).iter().find(|index| **index != leader).unwrap();
     arm.cluster.node(follower).kill().unwrap();
@@ -162,12 +98,8 @@ fn lost_when_only_a_stale_replica_is_left(name: &str, unclean: &str, min_isr: &s
         assert!(Instant::now() < deadline, "a dead follower must leave the in-sync replicas");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let before = arm.acked.count();
-    arm.send(200);
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while arm.acked.count() < before + 200 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    arm.producer.send(200).unwrap();
+    let _ = arm.producer.wait_acked(A_WHILE);
     arm.cluster.node(leader).kill().unwrap();
     arm.cluster.node(follower).start().unwrap();
     arm.cluster.wait_ready().unwrap();

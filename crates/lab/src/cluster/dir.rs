@@ -1,6 +1,7 @@
 //! The directory of a cluster, removed at its end; those that a killed test left are removed by the next.
 
 use super::{ClusterError, fetch};
+use crate::faults::disk::unmount;
 use std::env;
 use std::fs::{self, File};
 use std::io;
@@ -40,7 +41,7 @@ impl ClusterDir {
     }
 }
 
-/// Removes the directories of processes that are gone, but none with a file system mounted in it.
+/// Removes the directories of processes that are gone, and unmounts what is mounted in them.
 fn sweep(parent: &Path) -> io::Result<()> {
     if env::var_os("HOMING_KEEP_CLUSTER").is_some() {
         return Ok(());
@@ -49,10 +50,11 @@ fn sweep(parent: &Path) -> io::Result<()> {
         let path = entry?.path();
         let ours =
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
-        if !ours || !path.is_dir() || !is_abandoned(&path) || mounted_in(&path)? {
+        if !ours || !path.is_dir() || !is_abandoned(&path) {
             continue;
         }
-        if let Err(error) = fs::remove_dir_all(&path) {
+        let unmounted = mounted_in(&path)?.iter().try_for_each(|point| unmount(point));
+        if let Err(error) = unmounted.and_then(|()| fs::remove_dir_all(&path)) {
             tracing::warn!(path = %path.display(), %error, "cannot remove what a killed test left");
         }
     }
@@ -63,11 +65,12 @@ fn is_abandoned(dir: &Path) -> bool {
     File::open(dir.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
 }
 
-fn mounted_in(dir: &Path) -> io::Result<bool> {
+/// Where file systems are mounted below `dir`.
+fn mounted_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mounts = match fs::read_to_string("/proc/self/mounts") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         mounts => mounts?,
     };
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1).map(PathBuf::from));
-    Ok(points.into_iter().any(|point| point.starts_with(dir)))
+    Ok(points.filter(|point| point.starts_with(dir)).collect())
 }

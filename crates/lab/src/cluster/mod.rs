@@ -25,22 +25,24 @@ mod dir;
 mod error;
 pub mod fetch;
 mod format;
+mod link;
 mod node;
 mod options;
 mod ports;
+mod power;
 mod properties;
 pub mod secure;
 mod shared;
-mod surroundings;
 mod view;
 
 pub use connection::Connection;
 pub use error::ClusterError;
+pub use link::Link;
 pub use node::Node;
 pub use options::{ClusterOptions, Jvm, Storage};
 pub use ports::free_ports;
-pub use surroundings::{Link, Nothing, Surroundings};
 
+use crate::faults::{Environment, Links};
 use dir::ClusterDir;
 use fetch::Kafka;
 use properties::Place;
@@ -48,7 +50,6 @@ use secure::Certs;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a start is tried when strangers take ports.
@@ -98,7 +99,7 @@ pub struct Cluster {
     // Before `dir`: processes end before their directory goes.
     nodes: Vec<Node>,
     sockets: Vec<Sockets>,
-    surroundings: Arc<dyn Surroundings>,
+    environment: Environment,
     kafka: Kafka,
     certs: Option<Certs>,
     id: String,
@@ -145,15 +146,15 @@ impl Cluster {
     fn try_start(kafka: &Kafka, options: &ClusterOptions) -> Result<Self, ClusterError> {
         let began = Instant::now();
         let dir = ClusterDir::create()?;
-        let surroundings = surroundings(options, dir.path())?;
-        let sockets = choose_sockets(options, surroundings.as_ref())?;
+        let environment = Environment::new(options).map_err(ClusterError::io("links and disks"))?;
+        let sockets = choose_sockets(options, &environment)?;
         let certs = options.secure.then(|| Certs::create(&dir.path().join("certs"), options.nodes));
         let certs = certs.transpose()?;
         let mut nodes = Vec::new();
         for index in 0..options.nodes {
             let dir = dir.path().join(format!("node{}", index + 1));
             std::fs::create_dir_all(&dir).map_err(ClusterError::file(&dir))?;
-            let mut settings = settings(index, &dir, &sockets, surroundings.as_ref())?;
+            let mut settings = settings(index, &dir, &sockets, &environment)?;
             settings.extend(certs.as_ref().map(|certs| certs.settings(index)).unwrap_or_default());
             settings.extend(options.settings.clone());
             nodes.push(Node::new(index, kafka.clone(), options.jvm, dir, sockets[index].bound(), settings)?);
@@ -162,7 +163,7 @@ impl Cluster {
         let scram = if options.secure { secure::scram_arguments() } else { Vec::new() };
         let id = format::format(kafka, &nodes[0].dir().join("server.properties"), &log_dirs, &scram)?;
         let (kafka, start_time) = (kafka.clone(), Duration::ZERO);
-        let mut cluster = Self { nodes, sockets, surroundings, kafka, certs, id, start_time, dir };
+        let mut cluster = Self { nodes, sockets, environment, kafka, certs, id, start_time, dir };
         for node in &cluster.nodes {
             node.start()?;
         }
@@ -242,23 +243,21 @@ impl Cluster {
 
     /// What stands between the nodes and the world.
     #[must_use]
-    pub fn surroundings(&self) -> &Arc<dyn Surroundings> {
-        &self.surroundings
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// The links between nodes and to clients.
+    ///
+    /// # Panics
+    /// When the cluster was not started with `link_proxies`.
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        self.environment.links().expect("only a cluster with link_proxies has links to break")
     }
 }
 
-/// What the options ask to be put between the nodes and the world.
-fn surroundings(options: &ClusterOptions, _dir: &Path) -> Result<Arc<dyn Surroundings>, ClusterError> {
-    if options.link_proxies || options.storage != Storage::Directory {
-        return Err(ClusterError::Options("this build has no link proxies and no loop mounts".to_owned()));
-    }
-    Ok(Arc::new(Nothing))
-}
-
-fn choose_sockets(
-    options: &ClusterOptions,
-    surroundings: &dyn Surroundings,
-) -> Result<Vec<Sockets>, ClusterError> {
+fn choose_sockets(options: &ClusterOptions, environment: &Environment) -> Result<Vec<Sockets>, ClusterError> {
     let listeners = if options.secure { &Listener::ALL[..] } else { &[Listener::Plain] };
     let ports =
         free_ports(options.nodes * (listeners.len() + 2)).map_err(ClusterError::io("choosing ports"))?;
@@ -271,7 +270,7 @@ fn choose_sockets(
         for &listener in listeners {
             let bound = next();
             let link = Link::Client { to, listener };
-            let told = surroundings.address(link, bound).map_err(ClusterError::io("a link for clients"))?;
+            let told = environment.address(link, bound).map_err(ClusterError::io("a link for clients"))?;
             clients.push((listener, bound, told));
         }
         all.push(Sockets { brokers, controller, clients });
@@ -284,11 +283,11 @@ fn settings(
     index: usize,
     dir: &Path,
     sockets: &[Sockets],
-    surroundings: &dyn Surroundings,
+    environment: &Environment,
 ) -> Result<BTreeMap<String, String>, ClusterError> {
     let link =
-        |link, bound| surroundings.address(link, bound).map_err(ClusterError::io("a link between nodes"));
-    let log_dir = surroundings.log_dir(index, dir).map_err(ClusterError::io("a directory for logs"))?;
+        |link, bound| environment.address(link, bound).map_err(ClusterError::io("a link between nodes"));
+    let log_dir = environment.log_dir(index, dir).map_err(ClusterError::io("a directory for logs"))?;
     let own = &sockets[index];
     let mut voters = Vec::new();
     for (to, sockets) in sockets.iter().enumerate() {

@@ -15,9 +15,18 @@ impl Cluster {
     /// # Panics
     /// When it does not start; every test that asks hears the reason.
     pub fn shared() -> &'static Self {
+        Self::shared_as(ClusterOptions::default())
+    }
+
+    /// The same, as `options` say: a test binary gives the same ones each time, for the first that
+    /// asks decides.
+    ///
+    /// # Panics
+    /// When it does not start; every test that asks hears the reason.
+    pub fn shared_as(options: ClusterOptions) -> &'static Self {
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = SHARED.get_or_init(|| {
-            let cluster = Self::start(ClusterOptions::default()).map_err(|error| error.to_string());
+            let cluster = Self::start(options).map_err(|error| error.to_string());
             // SAFETY: `end` is an ordinary function, and nobody unwinds out of it.
             unsafe { libc::atexit(end) };
             cluster
