@@ -12,8 +12,8 @@ fn free_address() -> String {
 }
 
 #[test]
-fn what_was_acknowledged_survives_kill_9_and_sigterm_ends_it_cleanly() {
-    let home = Home::new();
+fn embedded_what_was_acknowledged_survives_kill_9_and_sigterm_ends_it_cleanly() {
+    let home = Home::embedded();
     let address = free_address();
     let args = ["broker", "--dir", "data", "--listen", &address];
     let mut broker = home.start("broker", args);
@@ -39,7 +39,7 @@ fn what_was_acknowledged_survives_kill_9_and_sigterm_ends_it_cleanly() {
 }
 
 #[test]
-fn a_directory_serves_one_broker_and_an_address_too() {
+fn embedded_a_directory_serves_one_broker_and_an_address_too() {
     let home = Home::empty();
     let mut first = home.start("first", ["broker", "--dir", "data", "--listen", "127.0.0.1:0", "--json"]);
     let line: serde_json::Value = serde_json::from_str(&first.line()).unwrap();

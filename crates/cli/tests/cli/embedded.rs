@@ -16,8 +16,8 @@ fn consumer(home: &Home) -> Running {
 }
 
 #[test]
-fn when_the_serving_process_is_killed_another_serves_the_same_address_within_a_second() {
-    let home = Home::new();
+fn embedded_when_the_serving_process_is_killed_another_serves_the_same_address_within_a_second() {
+    let home = Home::embedded();
     let relay = home.start("run", ["run"]);
     wait_until("the relay serves", || home.path().join("orders.db.broker/address").exists());
     home.run_with(["send", "--topic", "orders"], b"before\n").expect(0, &[]);
@@ -42,8 +42,8 @@ fn when_the_serving_process_is_killed_another_serves_the_same_address_within_a_s
 }
 
 #[test]
-fn terminals_may_start_in_any_order() {
-    let home = Home::new();
+fn embedded_terminals_may_start_in_any_order() {
+    let home = Home::embedded();
     let mut consuming = consumer(&home);
     let relay = home.start("run", ["run"]);
     home.run_with(["send", "--topic", "orders"], b"hello\n").expect(0, &[]);

@@ -1,10 +1,14 @@
 //! A directory with an outbox, commands run in it, and processes that never outlive a test.
+#![allow(dead_code)] // part of two test binaries; each uses some of it
 
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,17 +43,36 @@ impl Ended {
 /// A directory to work in.
 pub struct Home {
     dir: tempfile::TempDir,
+    /// A topic that nobody else uses.
+    pub orders: String,
+    /// A consumer group that nobody else is in.
+    pub group: String,
 }
 
 impl Home {
     pub fn empty() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        let unique = uuid::Uuid::now_v7().simple().to_string();
+        let [orders, group] = ["orders", "g"].map(|what| format!("{what}-{}", &unique[20..]));
+        Self { dir: tempfile::tempdir().unwrap(), orders, group }
     }
 
     /// With a homing.toml and an outbox, as `homing init` leaves them.
-    pub fn new() -> Self {
+    pub fn embedded() -> Self {
         let home = Self::empty();
         home.run(["init"]).expect(0, &[]);
+        home
+    }
+
+    /// The same on the cluster that `HOMING_TEST_BOOTSTRAP` names, if it does.
+    pub fn new() -> Self {
+        let home = Self::embedded();
+        if let Ok(bootstrap) = std::env::var("HOMING_TEST_BOOTSTRAP") {
+            let path = home.path().join("homing.toml");
+            let written = std::fs::read_to_string(&path).unwrap();
+            let given = written.replacen("bootstrap = \"embedded\"", &kafka_section(&bootstrap), 1);
+            assert_ne!(given, written);
+            std::fs::write(path, given).unwrap();
+        }
         home
     }
 
@@ -121,6 +144,20 @@ impl Home {
         let args = ["consume", "--topic", topic, "--group", group, "--until-idle", "1"];
         self.run(args).expect(0, &[]).json_lines()
     }
+}
+
+/// The keys of `[kafka]` for a cluster, whose topics are replicated as far as its size allows.
+fn kafka_section(bootstrap: &str) -> String {
+    static BROKERS: OnceLock<usize> = OnceLock::new();
+    let brokers = *BROKERS.get_or_init(|| {
+        let asking: BaseConsumer = ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+        asking.fetch_metadata(None, PATIENCE).expect("HOMING_TEST_BOOTSTRAP answers").brokers().len()
+    });
+    let (replicas, insync) = if brokers < 3 { (1, 1) } else { (3, 2) };
+    format!(
+        "bootstrap = \"{bootstrap}\"\ncreate_topics = true\n\
+         replication_factor = {replicas}\nmin_insync_replicas = {insync}"
+    )
 }
 
 fn finish(mut command: Command) -> Ended {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 fn filled(lines: &str) -> Home {
     let home = Home::new();
-    home.run_with(["send", "--topic", "orders", "--key-field", "k"], lines.as_bytes()).expect(0, &[]);
+    home.run_with(["send", "--topic", &home.orders, "--key-field", "k"], lines.as_bytes()).expect(0, &[]);
     home.run(["run", "--until-drained"]).expect(0, &[]);
     home
 }
@@ -16,15 +16,25 @@ fn a_command_gets_the_record_as_json_and_in_variables() {
     let home = filled("{\"k\":\"a b\"}\n");
     let command =
         "cat > record.json; echo \"$HOMING_TOPIC|$HOMING_KEY|$HOMING_SEQ|$HOMING_OFFSET|$HOMING_ID\" > vars";
-    let args =
-        ["consume", "--topic", "orders", "--group", "g", "--max-messages", "1", "--json", "--exec", command];
+    let args = [
+        "consume",
+        "--topic",
+        &home.orders,
+        "--group",
+        &home.group,
+        "--max-messages",
+        "1",
+        "--json",
+        "--exec",
+        command,
+    ];
     let summary = home.run(args).expect(0, &[]).json();
     assert_eq!(summary["counts"]["finished"], json!(1));
     let record: Value =
         serde_json::from_str(&std::fs::read_to_string(home.path().join("record.json")).unwrap()).unwrap();
     assert_eq!(record["payload"], json!("{\"k\":\"a b\"}"));
     let vars = std::fs::read_to_string(home.path().join("vars")).unwrap();
-    assert_eq!(vars.trim(), format!("orders|a b|1|0|{}", record["id"].as_str().unwrap()));
+    assert_eq!(vars.trim(), format!("{}|a b|1|0|{}", home.orders, record["id"].as_str().unwrap()));
 }
 
 #[test]
@@ -34,9 +44,9 @@ fn a_failing_command_is_tried_again_then_its_record_is_a_dead_letter() {
     let args = [
         "consume",
         "--topic",
-        "orders",
+        &home.orders,
         "--group",
-        "g",
+        &home.group,
         "--until-idle",
         "1",
         "--attempts",
@@ -46,24 +56,25 @@ fn a_failing_command_is_tried_again_then_its_record_is_a_dead_letter() {
         "--exec",
         command,
     ];
-    home.run(args).expect(1, &["1 records were given up", "g.dlq"]);
+    let dead = format!("{}.dlq", home.group);
+    home.run(args).expect(1, &["1 records were given up", &dead]);
     let tried =
         |key| std::fs::read_to_string(home.path().join(format!("tried-{key}"))).unwrap().lines().count();
     assert_eq!((tried("good"), tried("bad")), (2, 3));
-    let letters = home.consume_all("g.dlq", "look");
+    let letters = home.consume_all(&dead, &format!("{}-look", home.group));
     assert_eq!(letters.len(), 1);
     let headers = &letters[0]["headers"];
-    assert_eq!((&letters[0]["key"], &headers["homing-dlq-topic"]), (&json!("bad"), &json!("orders")));
+    assert_eq!((&letters[0]["key"], &headers["homing-dlq-topic"]), (&json!("bad"), &json!(home.orders)));
     assert!(headers["homing-dlq-reason"].as_str().unwrap().contains("exit code 1"), "{headers}");
-    assert_eq!(home.consume_all("orders", "g").len(), 0, "given up counts as done");
+    assert_eq!(home.consume_all(&home.orders, &home.group).len(), 0, "given up counts as done");
 }
 
 #[test]
 fn a_command_that_does_not_exist_stops_and_loses_nothing() {
     let home = filled("{\"k\":1}\n");
-    let args = ["consume", "--topic", "orders", "--group", "g", "--exec", "no-such-command-here"];
+    let args = ["consume", "--topic", &home.orders, "--group", &home.group, "--exec", "no-such-command-here"];
     home.run(args).expect(2, &["no such command"]);
-    assert_eq!(home.consume_all("orders", "g").len(), 1, "it was not committed");
+    assert_eq!(home.consume_all(&home.orders, &home.group).len(), 1, "it was not committed");
 }
 
 #[test]
@@ -72,9 +83,9 @@ fn without_a_dead_letter_topic_a_failing_command_stops_the_consumer() {
     let args = [
         "consume",
         "--topic",
-        "orders",
+        &home.orders,
         "--group",
-        "g",
+        &home.group,
         "--attempts",
         "2",
         "--dead-letter",
@@ -85,7 +96,7 @@ fn without_a_dead_letter_topic_a_failing_command_stops_the_consumer() {
         "exit 3",
     ];
     home.run(args).expect(2, &["exit code 3", "--dead-letter"]);
-    assert_eq!(home.consume_all("orders", "g").len(), 1, "it was not committed");
+    assert_eq!(home.consume_all(&home.orders, &home.group).len(), 1, "it was not committed");
 }
 
 #[test]
@@ -97,9 +108,9 @@ fn commands_of_one_key_run_in_order_and_of_many_keys_at_once() {
     let args = [
         "consume",
         "--topic",
-        "orders",
+        &home.orders,
         "--group",
-        "g",
+        &home.group,
         "--max-messages",
         "120",
         "--workers",
@@ -123,20 +134,22 @@ fn commands_of_one_key_run_in_order_and_of_many_keys_at_once() {
 fn sigterm_lets_running_commands_finish_and_commits_them() {
     let home = filled("{\"k\":1}\n");
     let command = "touch begun; sleep 1; touch done";
-    let consuming =
-        home.start("consume", ["consume", "--topic", "orders", "--group", "g", "--exec", command]);
+    let consuming = home
+        .start("consume", ["consume", "--topic", &home.orders, "--group", &home.group, "--exec", command]);
     wait_until("the command has begun", || home.path().join("begun").exists());
     consuming.stop("TERM").expect(0, &[]);
     assert!(home.path().join("done").exists());
-    assert_eq!(home.consume_all("orders", "g").len(), 0, "its record was committed");
+    assert_eq!(home.consume_all(&home.orders, &home.group).len(), 0, "its record was committed");
 }
 
 #[test]
 fn a_group_that_never_committed_begins_where_it_is_told() {
     let home = filled("{\"k\":1}\n");
-    let args = ["consume", "--topic", "orders", "--group", "g", "--from", "error", "--until-idle", "1"];
+    let args =
+        ["consume", "--topic", &home.orders, "--group", &home.group, "--from", "error", "--until-idle", "1"];
     home.run(args).expect(2, &["no committed offset", "--from earliest"]);
-    let args = ["consume", "--topic", "orders", "--group", "g", "--from", "latest", "--until-idle", "1"];
+    let args =
+        ["consume", "--topic", &home.orders, "--group", &home.group, "--from", "latest", "--until-idle", "1"];
     assert_eq!(home.run(args).expect(0, &[]).out, "");
-    assert_eq!(home.consume_all("orders", "g").len(), 0, "latest was committed as the beginning");
+    assert_eq!(home.consume_all(&home.orders, &home.group).len(), 0, "latest was committed as the beginning");
 }

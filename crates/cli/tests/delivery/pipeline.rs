@@ -1,4 +1,4 @@
-//! From the outbox to a consumer, over the embedded broker.
+//! From the outbox to a consumer.
 
 use crate::support::{Home, wait_until};
 use serde_json::{Value, json};
@@ -18,10 +18,11 @@ fn n(record: &Value) -> u64 {
 fn what_is_sent_is_consumed_once_in_key_order_while_the_relay_runs() {
     let home = Home::new();
     let relay = home.start("run", ["run"]);
-    home.run_with(["send", "--topic", "orders", "--key-field", "customer"], numbers(500).as_bytes())
+    home.run_with(["send", "--topic", &home.orders, "--key-field", "customer"], numbers(500).as_bytes())
         .expect(0, &[]);
-    let ended =
-        home.run(["consume", "--topic", "orders", "--group", "g", "--max-messages", "500"]).expect(0, &[]);
+    let ended = home
+        .run(["consume", "--topic", &home.orders, "--group", &home.group, "--max-messages", "500"])
+        .expect(0, &[]);
     let records = ended.json_lines();
     let seen: BTreeSet<u64> = records.iter().map(n).collect();
     assert_eq!((records.len(), seen.len()), (500, 500));
@@ -35,11 +36,11 @@ fn what_is_sent_is_consumed_once_in_key_order_while_the_relay_runs() {
     let fields: Vec<_> = first.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = ["headers", "id", "key", "offset", "partition", "payload", "stamp", "timestamp", "topic"];
     assert_eq!(BTreeSet::from_iter(fields), BTreeSet::from(expected));
-    assert_eq!((&first["topic"], &first["stamp"]["stream"]), (&json!("orders"), &json!("orders")));
+    assert_eq!((&first["topic"], &first["stamp"]["stream"]), (&json!(home.orders), &json!("orders")));
     assert_eq!(first["stamp"]["partition"], first["partition"]);
     uuid::Uuid::parse_str(first["id"].as_str().unwrap()).unwrap();
 
-    assert_eq!(home.consume_all("orders", "g").len(), 0, "all was committed");
+    assert_eq!(home.consume_all(&home.orders, &home.group).len(), 0, "all was committed");
     relay.stop("TERM").expect(0, &[]);
     let status = home.run(["status", "--json"]).expect(0, &[]).json();
     assert_eq!((&status["unclaimed"], &status["unsettled"]), (&json!(0), &json!(0)));
@@ -48,7 +49,7 @@ fn what_is_sent_is_consumed_once_in_key_order_while_the_relay_runs() {
 #[test]
 fn sigterm_drains_and_a_restart_sends_the_rest_without_a_duplicate() {
     let home = Home::new();
-    home.run_with(["send", "--topic", "orders", "--key-field", "customer"], numbers(5000).as_bytes())
+    home.run_with(["send", "--topic", &home.orders, "--key-field", "customer"], numbers(5000).as_bytes())
         .expect(0, &[]);
     let relay = home.start("run", ["run", "--set", "relay.batch_rows_max=1000"]);
     let status = || home.run(["status", "--json"]).json();
@@ -56,7 +57,7 @@ fn sigterm_drains_and_a_restart_sends_the_rest_without_a_duplicate() {
     relay.stop("TERM").expect(0, &[]);
     assert_eq!(status()["unsettled"], json!(0), "a drained relay leaves no batch half done");
     home.run(["run", "--until-drained"]).expect(0, &[]);
-    let records = home.consume_all("orders", "g");
+    let records = home.consume_all(&home.orders, &home.group);
     let seen: BTreeSet<u64> = records.iter().map(n).collect();
     assert_eq!((records.len(), seen.len()), (5000, 5000));
 }
@@ -66,8 +67,10 @@ fn rows_inserted_by_sqlite3_and_python_are_relayed_while_it_runs() {
     let home = Home::new();
     let relay = home.start("run", ["run"]);
     let database = home.path().join("orders.db");
-    let sql =
-        "INSERT INTO homing_outbox (topic, message_key, payload_text) VALUES ('orders', '42', '{\"n\":1}');";
+    let sql = format!(
+        "INSERT INTO homing_outbox (topic, message_key, payload_text) VALUES ('{}', '42', '{{\"n\":1}}');",
+        home.orders
+    );
     let shell = Command::new("sqlite3")
         .arg(&database)
         .arg(sql)
@@ -78,12 +81,16 @@ fn rows_inserted_by_sqlite3_and_python_are_relayed_while_it_runs() {
                   db = sqlite3.connect(sys.argv[1], timeout=30)\n\
                   with db:\n    db.execute('CREATE TABLE mine (id INTEGER)')\n    db.execute('INSERT INTO mine VALUES (1)')\n    \
                   db.execute('INSERT INTO homing_outbox (topic, message_key, payload, headers) VALUES (?, ?, ?, ?)', \
-                  ('orders', b'42', b'\\xff\\x00', '{\"source\": \"python\"}'))\n";
-    let python =
-        Command::new("python3").args(["-c", script]).arg(&database).output().expect("python3 is installed");
+                  (sys.argv[2], b'42', b'\\xff\\x00', '{\"source\": \"python\"}'))\n";
+    let python = Command::new("python3")
+        .args(["-c", script])
+        .arg(&database)
+        .arg(&home.orders)
+        .output()
+        .expect("python3 is installed");
     assert!(python.status.success(), "{python:?}");
     let records = home
-        .run(["consume", "--topic", "orders", "--group", "g", "--max-messages", "2"])
+        .run(["consume", "--topic", &home.orders, "--group", &home.group, "--max-messages", "2"])
         .expect(0, &[])
         .json_lines();
     assert_eq!((&records[0]["key"], &records[0]["payload"]), (&json!("42"), &json!("{\"n\":1}")));
@@ -98,7 +105,7 @@ fn rows_inserted_by_sqlite3_and_python_are_relayed_while_it_runs() {
 fn status_says_why_rows_wait() {
     let home = Home::new();
     home.run(["status"]).expect(0, &[]);
-    home.run_with(["send", "--topic", "orders"], b"one\n").expect(0, &[]);
+    home.run_with(["send", "--topic", &home.orders], b"one\n").expect(0, &[]);
     let ended = home.run(["status"]);
     assert_eq!(ended.code, Some(1));
     assert!(ended.out.contains("no relay has ever run"), "{}", ended.out);
@@ -121,18 +128,21 @@ fn a_row_kafka_can_never_take_is_listed_mended_and_put_back() {
     home.sql()
         .execute("INSERT INTO homing_outbox (topic, payload_text) VALUES ('no topic!', 'x')", [])
         .unwrap();
-    home.run_with(["send", "--topic", "orders"], b"fine\n").expect(0, &[]);
+    home.run_with(["send", "--topic", &home.orders], b"fine\n").expect(0, &[]);
     home.run(["run", "--until-drained"]).expect(0, &[]);
     let listed = home.run(["dlq", "list", "--json"]).expect(1, &[]).json();
     assert_eq!((&listed["code"], &listed["topic"]), (&json!("topic_name"), &json!("no topic!")));
     assert_eq!(home.run(["status"]).code, Some(1));
-    home.sql().execute("UPDATE homing_dead_letter SET topic = 'orders'", []).unwrap();
+    home.sql().execute("UPDATE homing_dead_letter SET topic = ?1", [&home.orders]).unwrap();
     home.run(["dlq", "redrive", "--all"]).expect(0, &["is row"]);
     home.run(["dlq", "list"]).expect(0, &["no dead letters"]);
     home.run(["dlq", "redrive", "77"]).expect(2, &["77"]);
     home.run(["run", "--until-drained"]).expect(0, &[]);
-    let mut payloads: Vec<_> =
-        home.consume_all("orders", "g").iter().map(|r| r["payload"].as_str().unwrap().to_owned()).collect();
+    let mut payloads: Vec<_> = home
+        .consume_all(&home.orders, &home.group)
+        .iter()
+        .map(|r| r["payload"].as_str().unwrap().to_owned())
+        .collect();
     payloads.sort();
     assert_eq!(payloads, ["fine", "x"]);
 }
@@ -152,25 +162,25 @@ fn a_status_line_is_printed_as_json_while_it_runs() {
 fn a_broken_pipe_stops_it_without_committing_what_was_not_printed() {
     const ALL: usize = 20_000;
     let home = Home::new();
-    home.run_with(["send", "--topic", "orders"], numbers(ALL).as_bytes()).expect(0, &[]);
+    home.run_with(["send", "--topic", &home.orders], numbers(ALL).as_bytes()).expect(0, &[]);
     home.run(["run", "--until-drained"]).expect(0, &[]);
-    let mut consuming = home.start("consume", ["consume", "--topic", "orders", "--group", "g"]);
+    let mut consuming = home.start("consume", ["consume", "--topic", &home.orders, "--group", &home.group]);
     consuming.line();
     consuming.hang_up().expect(0, &["standard output was closed"]);
     // What fits a pipe may have been printed before it broke; nothing more is committed.
-    let rest = home.consume_all("orders", "g").len();
+    let rest = home.consume_all(&home.orders, &home.group).len();
     assert!((ALL - 3_000..=ALL).contains(&rest), "{rest} records come again");
 }
 
 #[test]
 fn max_messages_takes_exactly_so_many_and_the_next_run_goes_on_there() {
     let home = Home::new();
-    home.run_with(["send", "--topic", "orders"], numbers(50).as_bytes()).expect(0, &[]);
+    home.run_with(["send", "--topic", &home.orders], numbers(50).as_bytes()).expect(0, &[]);
     home.run(["run", "--until-drained"]).expect(0, &[]);
-    let args = ["consume", "--topic", "orders", "--group", "g", "--max-messages", "20"];
+    let args = ["consume", "--topic", &home.orders, "--group", &home.group, "--max-messages", "20"];
     let mut seen: Vec<u64> = home.run(args).expect(0, &[]).json_lines().iter().map(n).collect();
     assert_eq!(seen.len(), 20);
-    seen.extend(home.consume_all("orders", "g").iter().map(n));
+    seen.extend(home.consume_all(&home.orders, &home.group).iter().map(n));
     seen.sort_unstable();
     assert_eq!(seen, (1..=50).collect::<Vec<_>>());
 }
@@ -178,10 +188,10 @@ fn max_messages_takes_exactly_so_many_and_the_next_run_goes_on_there() {
 #[test]
 fn two_commands_in_a_pipe_work_together() {
     let home = Home::new();
-    home.run_with(["send", "--topic", "orders"], b"one\ntwo\n").expect(0, &[]);
+    home.run_with(["send", "--topic", &home.orders], b"one\ntwo\n").expect(0, &[]);
     home.run(["run", "--until-drained"]).expect(0, &[]);
     let consuming = home
-        .command(["consume", "--topic", "orders", "--group", "g", "--max-messages", "2"])
+        .command(["consume", "--topic", &home.orders, "--group", &home.group, "--max-messages", "2"])
         .stdout(Stdio::piped())
         .output()
         .unwrap();
