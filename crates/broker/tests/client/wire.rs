@@ -25,7 +25,9 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn connect(address: &str) -> Self {
+    /// A connection to the first broker of `bootstrap`.
+    pub fn connect(bootstrap: &str) -> Self {
+        let address = bootstrap.split(',').next().expect("split gives at least one part");
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

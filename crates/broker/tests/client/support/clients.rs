@@ -305,7 +305,8 @@ impl Admin {
         partitions: i32,
         config: &[(&str, &str)],
     ) -> Result<(), RDKafkaErrorCode> {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        // As many replicas as the cluster has by default.
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         for (key, value) in config {
             topic = topic.set(key, value);
         }
