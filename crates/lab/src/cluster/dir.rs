@@ -74,3 +74,36 @@ fn mounted_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1).map(PathBuf::from));
     Ok(points.filter(|point| point.starts_with(dir)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::disk::{Disk, may_mount};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn as_root_disks_that_a_killed_test_left_mounted_are_unmounted_and_removed_by_the_next() {
+        assert!(may_mount(), "a disk of its own takes root");
+        let left = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a directory").keep();
+        File::create(left.join(LOCK)).expect("a lock that nobody holds");
+        // As after SIGKILL: nothing of its clean-up runs.
+        std::mem::forget(Disk::create(&left, 16).expect("a disk"));
+        assert_eq!(mounted_in(&left).expect("mounts"), [left.join("disk")]);
+        let loops =
+            || fs::read_to_string("/proc/self/mountinfo").expect("mounts").matches("/dev/loop").count();
+        let before = loops();
+        drop(ClusterDir::create().expect("a directory"));
+        assert!(!left.exists() && mounted_in(&left).expect("mounts").is_empty());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_on_a_loop_device(&left) {
+            assert!(Instant::now() < deadline, "its loop device goes with it");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn is_on_a_loop_device(dir: &Path) -> bool {
+        let devices = fs::read_dir("/sys/block").expect("devices").flatten();
+        let images = devices.filter_map(|at| fs::read_to_string(at.path().join("loop/backing_file")).ok());
+        images.into_iter().any(|image| image.starts_with(&dir.display().to_string()))
+    }
+}
