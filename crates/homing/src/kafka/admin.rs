@@ -4,8 +4,9 @@
 use super::config::KafkaConfig;
 use super::native::{self, NativeError, Queue};
 use super::native_call::TopicId;
+use super::native_watermarks;
 use super::producer::ProducerError;
-use homing_core::{Offset, TopicName};
+use homing_core::{Offset, Partition, TopicName};
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
 use std::ffi::{CString, c_char};
@@ -215,25 +216,8 @@ impl Admin {
 
     /// The partition's first offset and the one after its last.
     pub fn ends(&self, topic: &TopicName, partition: i32) -> Result<(Offset, Offset), NativeError> {
-        let name = c_name(topic);
-        let (mut low, mut high) = (0i64, 0i64);
-        // SAFETY: the handle is live; name and numbers live through the call.
-        let code = unsafe {
-            ffi::rd_kafka_query_watermark_offsets(
-                self.raw.as_ptr(),
-                name.as_ptr(),
-                partition,
-                &raw mut low,
-                &raw mut high,
-                native::millis(self.wait),
-            )
-        } as i32;
-        if code == 0 {
-            Ok((Offset(low), Offset(high)))
-        } else {
-            let reason = format!("{topic}[{partition}]: {}", native::describe(code));
-            Err(NativeError { reason, ..NativeError::of("ask for a partition's ends", code) })
-        }
+        // SAFETY: the handle is live as long as this is.
+        unsafe { native_watermarks::watermarks(self.raw.as_ptr(), (topic, Partition(partition)), self.wait) }
     }
 
     /// Asks one question and waits for its answer.

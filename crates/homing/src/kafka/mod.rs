@@ -8,6 +8,7 @@ pub mod config;
 pub mod ensure;
 pub(crate) mod native;
 pub(crate) mod native_call;
+mod native_watermarks;
 pub mod partition_list;
 pub(crate) mod producer;
 pub mod reader;

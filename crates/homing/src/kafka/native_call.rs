@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::native::{Client, NativeError, Queue, millis, text};
+use super::native_watermarks;
 use super::partition_list::{Entry, PartitionList, TopicPartition};
 use super::record::Record;
 use homing_core::{Offset, TopicName};
@@ -248,19 +249,8 @@ impl Client {
 
     /// Asks the broker for the first offset of the partition and the one after its last.
     pub fn watermarks(&self, at: &TopicPartition, wait: Duration) -> Result<(Offset, Offset), NativeError> {
-        let (topic, mut low, mut high) = (c_name(&at.topic), 0i64, 0i64);
-        // SAFETY: handle, name and both numbers live through the call.
-        let code = unsafe {
-            ffi::rd_kafka_query_watermark_offsets(
-                self.as_ptr(),
-                topic.as_ptr(),
-                at.partition.0,
-                &raw mut low,
-                &raw mut high,
-                millis(wait),
-            )
-        };
-        check("ask for watermarks", code).map(|()| (Offset(low), Offset(high)))
+        // SAFETY: the handle is live as long as this is.
+        unsafe { native_watermarks::watermarks(self.as_ptr(), (&at.topic, at.partition), wait) }
     }
 
     /// The ids of these topics, in the given order; `None` where there is no such topic.
