@@ -11,23 +11,17 @@ fn filled(lines: &str) -> Home {
     home
 }
 
+/// `homing consume` of the home's orders in its group, with further arguments.
+fn consume<'a>(home: &'a Home, further: &[&'a str]) -> Vec<&'a str> {
+    ["consume", "--topic", &home.orders, "--group", &home.group].iter().chain(further).copied().collect()
+}
+
 #[test]
 fn a_command_gets_the_record_as_json_and_in_variables() {
     let home = filled("{\"k\":\"a b\"}\n");
     let command =
         "cat > record.json; echo \"$HOMING_TOPIC|$HOMING_KEY|$HOMING_SEQ|$HOMING_OFFSET|$HOMING_ID\" > vars";
-    let args = [
-        "consume",
-        "--topic",
-        &home.orders,
-        "--group",
-        &home.group,
-        "--max-messages",
-        "1",
-        "--json",
-        "--exec",
-        command,
-    ];
+    let args = consume(&home, &["--max-messages", "1", "--json", "--exec", command]);
     let summary = home.run(args).expect(0, &[]).json();
     assert_eq!(summary["counts"]["finished"], json!(1));
     let record: Value =
@@ -41,21 +35,19 @@ fn a_command_gets_the_record_as_json_and_in_variables() {
 fn a_failing_command_is_tried_again_then_its_record_is_a_dead_letter() {
     let home = filled("{\"k\":\"good\"}\n{\"k\":\"bad\"}\n{\"k\":\"good\"}\n");
     let command = "echo x >> tried-$HOMING_KEY; test \"$HOMING_KEY\" != bad";
-    let args = [
-        "consume",
-        "--topic",
-        &home.orders,
-        "--group",
-        &home.group,
-        "--until-idle",
-        "1",
-        "--attempts",
-        "3",
-        "--set",
-        "consumer.retry_backoff_first_ms=1",
-        "--exec",
-        command,
-    ];
+    let args = consume(
+        &home,
+        &[
+            "--until-idle",
+            "1",
+            "--attempts",
+            "3",
+            "--set",
+            "consumer.retry_backoff_first_ms=1",
+            "--exec",
+            command,
+        ],
+    );
     let dead = format!("{}.dlq", home.group);
     home.run(args).expect(1, &["1 records were given up", &dead]);
     let tried =
@@ -72,7 +64,7 @@ fn a_failing_command_is_tried_again_then_its_record_is_a_dead_letter() {
 #[test]
 fn a_command_that_does_not_exist_stops_and_loses_nothing() {
     let home = filled("{\"k\":1}\n");
-    let args = ["consume", "--topic", &home.orders, "--group", &home.group, "--exec", "no-such-command-here"];
+    let args = consume(&home, &["--exec", "no-such-command-here"]);
     home.run(args).expect(2, &["no such command"]);
     assert_eq!(home.consume_all(&home.orders, &home.group).len(), 1, "it was not committed");
 }
@@ -80,21 +72,19 @@ fn a_command_that_does_not_exist_stops_and_loses_nothing() {
 #[test]
 fn without_a_dead_letter_topic_a_failing_command_stops_the_consumer() {
     let home = filled("{\"k\":1}\n");
-    let args = [
-        "consume",
-        "--topic",
-        &home.orders,
-        "--group",
-        &home.group,
-        "--attempts",
-        "2",
-        "--dead-letter",
-        "none",
-        "--set",
-        "consumer.retry_backoff_first_ms=1",
-        "--exec",
-        "exit 3",
-    ];
+    let args = consume(
+        &home,
+        &[
+            "--attempts",
+            "2",
+            "--dead-letter",
+            "none",
+            "--set",
+            "consumer.retry_backoff_first_ms=1",
+            "--exec",
+            "exit 3",
+        ],
+    );
     home.run(args).expect(2, &["exit code 3", "--dead-letter"]);
     assert_eq!(home.consume_all(&home.orders, &home.group).len(), 1, "it was not committed");
 }
@@ -105,19 +95,7 @@ fn commands_of_one_key_run_in_order_and_of_many_keys_at_once() {
     let home = filled(&lines);
     let command = "echo $HOMING_KEY $HOMING_SEQ >> log; mkdir busy-$HOMING_KEY || echo overlap >> overlaps; \
                    sleep 0.01; ls -d busy-* | wc -l >> parallel; rmdir busy-$HOMING_KEY";
-    let args = [
-        "consume",
-        "--topic",
-        &home.orders,
-        "--group",
-        &home.group,
-        "--max-messages",
-        "120",
-        "--workers",
-        "6",
-        "--exec",
-        command,
-    ];
+    let args = consume(&home, &["--max-messages", "120", "--workers", "6", "--exec", command]);
     home.run(args).expect(0, &[]);
     assert!(!home.path().join("overlaps").exists(), "two commands of one key ran at once");
     let mut last: BTreeMap<String, u64> = BTreeMap::new();
@@ -134,8 +112,7 @@ fn commands_of_one_key_run_in_order_and_of_many_keys_at_once() {
 fn sigterm_lets_running_commands_finish_and_commits_them() {
     let home = filled("{\"k\":1}\n");
     let command = "touch begun; sleep 1; touch done";
-    let consuming = home
-        .start("consume", ["consume", "--topic", &home.orders, "--group", &home.group, "--exec", command]);
+    let consuming = home.start("consume", consume(&home, &["--exec", command]));
     wait_until("the command has begun", || home.path().join("begun").exists());
     consuming.stop("TERM").expect(0, &[]);
     assert!(home.path().join("done").exists());
@@ -145,11 +122,9 @@ fn sigterm_lets_running_commands_finish_and_commits_them() {
 #[test]
 fn a_group_that_never_committed_begins_where_it_is_told() {
     let home = filled("{\"k\":1}\n");
-    let args =
-        ["consume", "--topic", &home.orders, "--group", &home.group, "--from", "error", "--until-idle", "1"];
+    let args = consume(&home, &["--from", "error", "--until-idle", "1"]);
     home.run(args).expect(2, &["no committed offset", "--from earliest"]);
-    let args =
-        ["consume", "--topic", &home.orders, "--group", &home.group, "--from", "latest", "--until-idle", "1"];
+    let args = consume(&home, &["--from", "latest", "--until-idle", "1"]);
     assert_eq!(home.run(args).expect(0, &[]).out, "");
     assert_eq!(home.consume_all(&home.orders, &home.group).len(), 0, "latest was committed as the beginning");
 }
