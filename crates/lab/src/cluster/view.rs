@@ -290,6 +290,13 @@ impl Cluster {
         found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such partition"))
     }
 
+    /// A partition's replicas in their order of preference, and those in sync.
+    pub(super) fn replicas(&self, topic: &str, partition: i32) -> io::Result<(Vec<usize>, Vec<usize>)> {
+        let found = self.partition(topic, partition)?;
+        let replicas = found.replica_nodes.iter().filter_map(|id| usize::try_from(id.0 - 1).ok()).collect();
+        Ok((replicas, indexes(&found.isr_nodes)))
+    }
+
     fn is_ready(&self, index: usize, running: &[usize]) -> Result<(), String> {
         let metadata = self.metadata_through(index, Some(&[])).map_err(|error| error.to_string())?;
         let known: Vec<usize> =
@@ -354,6 +361,6 @@ fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
-fn topic_name(name: &str) -> TopicName {
+pub(super) fn topic_name(name: &str) -> TopicName {
     TopicName(text(name))
 }

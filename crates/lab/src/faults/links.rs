@@ -5,6 +5,7 @@
 //! link of one pair), or, between brokers, by the client id of the first request:
 //! `broker-2-fetcher-0` is node 2.
 
+use super::frames::{Follower, Head};
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -39,9 +40,12 @@ pub enum Weather {
     Fair,
     /// Connections end, and new ones end at once.
     Cut,
-    /// Connections stay open, and bytes of one direction vanish.
+    /// Connections that are open go on, and new ones end at once.
+    Closed,
+    /// Connections stay open, and bytes of one direction vanish. In fair weather such a connection
+    /// ends with its next bytes: no peer ever sees a stream with a hole.
     HalfOpen(Direction),
-    /// Everything takes this much longer, each way.
+    /// Whatever arrives together is handed on this much later, each way.
     Slow(Duration),
     /// At most so many bytes a second, each way.
     Throttled(u32),
@@ -74,6 +78,8 @@ struct Open {
 /// Which answers to clients are dropped: each with this chance, until enough were.
 #[derive(Debug, Default)]
 struct Dropping {
+    /// Only those of this API; of any otherwise.
+    api_key: Option<i16>,
     one_in: u64,
     left: u64,
     random: u64,
@@ -117,7 +123,14 @@ impl Links {
     /// Drops answers to clients after the broker did the work, one in `one_in` by chance, until
     /// `count` were dropped; their connections end with them.
     pub fn drop_answers(&self, one_in: u64, count: u64, seed: u64) {
-        *lock(&self.shared.dropping) = Dropping { one_in: one_in.max(1), left: count, random: seed | 1 };
+        let dropping = Dropping { api_key: None, one_in: one_in.max(1), left: count, random: seed | 1 };
+        *lock(&self.shared.dropping) = dropping;
+    }
+
+    /// Drops the next `count` answers of one API to clients, likewise: 0 is Produce, 1 Fetch.
+    pub fn drop_answers_of(&self, api_key: i16, count: u64) {
+        let dropping = Dropping { api_key: Some(api_key), one_in: 1, left: count, random: 1 };
+        *lock(&self.shared.dropping) = dropping;
     }
 
     /// How many answers were dropped so far.
@@ -172,24 +185,29 @@ impl Shared {
             None => read_first(&near)?,
         };
         let ends = (from, End::Node(node));
-        if self.weather(ends) == Weather::Cut {
+        let weather = self.weather(ends);
+        if matches!(weather, Weather::Cut | Weather::Closed) {
             return Ok(());
         }
-        let mut far = TcpStream::connect(behind)?;
+        let far = TcpStream::connect(behind)?;
         far.set_nodelay(true)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let sockets = [near.try_clone()?, far.try_clone()?];
         lock(&self.open).insert(number, Open { ends, sockets });
-        let (there, back) = (Arc::clone(self), Arc::clone(self));
-        let (near_in, far_out) = (near.try_clone()?, far.try_clone()?);
-        far.write_all(&first)?;
-        let requests = std::thread::spawn(move || {
-            let _ = there.pump(&near_in, &far_out, ends, Direction::Requests);
+        let asked = Arc::new(Mutex::new(HashMap::new()));
+        let requests = Pump::new(self, ends, Direction::Requests, &asked);
+        let answers = Pump::new(self, ends, Direction::Answers, &asked);
+        let (near_in, mut far_out) = (near.try_clone()?, far.try_clone()?);
+        let there = std::thread::spawn(move || {
+            // A link that breaks is what this is for.
+            let _ = requests.run(first, &near_in, &mut far_out);
             end(&near_in, &far_out);
         });
-        let _ = back.pump(&far, &near, ends, Direction::Answers);
+        let _ = answers.run(Vec::new(), &far, &mut &near);
         end(&near, &far);
-        let _ = requests.join();
+        if there.join().is_err() {
+            tracing::warn!(?ends, "a link's thread panicked");
+        }
         lock(&self.open).remove(&number);
         Ok(())
     }
@@ -204,48 +222,10 @@ impl Shared {
         }
     }
 
-    /// Hands on what comes from `source`, as the weather allows, until either side ends.
-    fn pump(
-        &self,
-        mut source: &TcpStream,
-        mut sink: &TcpStream,
-        ends: (End, End),
-        direction: Direction,
-    ) -> io::Result<()> {
-        let mut buffer = vec![0; 64 << 10];
-        let mut answers = Frames::default();
-        loop {
-            let read = source.read(&mut buffer)?;
-            if read == 0 {
-                return Ok(());
-            }
-            let bytes = &buffer[..read];
-            let complete = if direction == Direction::Answers && ends.0 == End::Client {
-                answers.count(bytes)
-            } else {
-                0
-            };
-            if (0..complete).any(|_| self.drops()) {
-                return Ok(());
-            }
-            match self.weather(ends) {
-                Weather::Cut => return Ok(()),
-                Weather::HalfOpen(lost) if lost == direction => continue,
-                Weather::Fair | Weather::HalfOpen(_) => {}
-                Weather::Slow(delay) => std::thread::sleep(delay),
-                Weather::Throttled(rate) => {
-                    let seconds = f64::from(u32::try_from(read).unwrap_or(u32::MAX)) / f64::from(rate.max(1));
-                    std::thread::sleep(Duration::from_secs_f64(seconds));
-                }
-            }
-            sink.write_all(bytes)?;
-        }
-    }
-
-    /// Whether the next answer is one of those to be dropped.
-    fn drops(&self) -> bool {
+    /// Whether an answer of this API is one of those to be dropped.
+    fn drops(&self, api_key: Option<i16>) -> bool {
         let mut dropping = lock(&self.dropping);
-        if dropping.left == 0 {
+        if dropping.left == 0 || (dropping.api_key.is_some() && dropping.api_key != api_key) {
             return false;
         }
         dropping.random ^= dropping.random << 13;
@@ -260,40 +240,89 @@ impl Shared {
     }
 }
 
+/// One direction of one connection.
+struct Pump {
+    shared: Arc<Shared>,
+    ends: (End, End),
+    direction: Direction,
+    frames: Follower,
+    /// The APIs of requests on their way, by correlation id; of clients only.
+    asked: Arc<Mutex<HashMap<i32, i16>>>,
+    /// Whether bytes have vanished here.
+    holed: bool,
+}
+
+impl Pump {
+    fn new(
+        shared: &Arc<Shared>,
+        ends: (End, End),
+        direction: Direction,
+        asked: &Arc<Mutex<HashMap<i32, i16>>>,
+    ) -> Self {
+        let frames = match direction {
+            Direction::Requests => Follower::of_requests(),
+            Direction::Answers => Follower::of_answers(),
+        };
+        Self { shared: Arc::clone(shared), ends, direction, frames, asked: Arc::clone(asked), holed: false }
+    }
+
+    /// Hands on `first` and then what comes from `source`, as the weather allows, until either side ends.
+    fn run(mut self, first: Vec<u8>, mut source: &TcpStream, sink: &mut impl Write) -> io::Result<()> {
+        let mut buffer = first;
+        let mut filled = buffer.len();
+        buffer.resize(filled.max(64 << 10), 0);
+        loop {
+            if filled > 0 && !self.pass(&buffer[..filled], sink)? {
+                return Ok(());
+            }
+            filled = source.read(&mut buffer)?;
+            if filled == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands on some bytes; whether the connection lives on.
+    fn pass(&mut self, bytes: &[u8], sink: &mut impl Write) -> io::Result<bool> {
+        if self.ends.0 == End::Client && self.frames.follow(bytes).iter().any(|head| self.is_dropped(*head)) {
+            return Ok(false);
+        }
+        match self.shared.weather(self.ends) {
+            Weather::Cut => return Ok(false),
+            Weather::HalfOpen(lost) if lost == self.direction => {
+                self.holed = true;
+                return Ok(true);
+            }
+            _ if self.holed => return Ok(false),
+            Weather::Fair | Weather::Closed | Weather::HalfOpen(_) => {}
+            Weather::Slow(delay) => std::thread::sleep(delay),
+            Weather::Throttled(rate) => {
+                let sent = f64::from(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+                std::thread::sleep(Duration::from_secs_f64(sent / f64::from(rate.max(1))));
+            }
+        }
+        sink.write_all(bytes)?;
+        Ok(true)
+    }
+
+    fn is_dropped(&self, head: Head) -> bool {
+        match head {
+            Head::Request { api_key, correlation } => {
+                lock(&self.asked).insert(correlation, api_key);
+                false
+            }
+            Head::Answer { correlation } => {
+                let api_key = lock(&self.asked).remove(&correlation);
+                self.shared.drops(api_key)
+            }
+        }
+    }
+}
+
 fn end(one: &TcpStream, other: &TcpStream) {
     // Whoever ended it first leaves nothing to do.
     let _ = one.shutdown(Shutdown::Both);
     let _ = other.shutdown(Shutdown::Both);
-}
-
-/// Follows the frames of a stream of answers, to know where each ends.
-#[derive(Debug, Default)]
-struct Frames {
-    head: Vec<u8>,
-    left: usize,
-}
-
-impl Frames {
-    /// How many frames begin in `bytes`.
-    fn count(&mut self, mut bytes: &[u8]) -> usize {
-        let mut begun = 0;
-        while !bytes.is_empty() {
-            if self.left > 0 {
-                let step = self.left.min(bytes.len());
-                self.left -= step;
-                bytes = &bytes[step..];
-                continue;
-            }
-            self.head.push(bytes[0]);
-            bytes = &bytes[1..];
-            if let [a, b, c, d] = self.head[..] {
-                self.left = u32::from_be_bytes([a, b, c, d]) as usize;
-                self.head.clear();
-                begun += 1;
-            }
-        }
-        begun
-    }
 }
 
 /// The first request of a broker, and which node it is by its client id; an unknown one counts as a client.
@@ -327,18 +356,5 @@ mod tests {
         assert_eq!(node_of("broker-2-fetcher-0"), Some(1));
         assert_eq!(node_of("raft-client-3"), Some(2));
         assert_eq!(node_of("rdkafka"), None);
-    }
-
-    #[test]
-    fn frames_are_counted_however_they_are_cut() {
-        let bytes: Vec<u8> = [3_u32, 0, 5]
-            .iter()
-            .flat_map(|n| n.to_be_bytes().into_iter().chain(std::iter::repeat_n(7, *n as usize)))
-            .collect();
-        for step in 1..bytes.len() {
-            let mut frames = Frames::default();
-            let begun: usize = bytes.chunks(step).map(|chunk| frames.count(chunk)).sum();
-            assert_eq!((begun, frames.left), (3, 0), "in steps of {step}");
-        }
     }
 }

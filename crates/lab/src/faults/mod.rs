@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod environment;
+mod frames;
 pub mod links;
 pub mod truncation;
 
