@@ -6,7 +6,7 @@ use crate::exit::{Ending, Outcome};
 use crate::stdout;
 use clap::Args;
 use homing::OutboxStats;
-use homing::outbox::{LaneStats, RelayStats};
+use homing::outbox::{LaneStats, RelayStats, TopicWarning};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,6 +33,10 @@ pub struct StatusJson {
     voided: u64,
     repairs_wanted: u64,
     waits_because: Option<String>,
+    /// The finding's code of `waits_because`.
+    waits_code: Option<String>,
+    waits_since_ms: Option<i64>,
+    warnings: Vec<WarningJson>,
     relay: Option<RelayJson>,
     lanes: Vec<LaneJson>,
 }
@@ -46,6 +50,14 @@ struct RelayJson {
     lease_until_ms: i64,
     trouble: Option<String>,
     trouble_since_ms: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct WarningJson {
+    topic: String,
+    code: String,
+    what: String,
+    since_ms: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,7 +89,12 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
 impl StatusJson {
     /// The numbers of one moment.
     pub fn of(stats: &OutboxStats) -> Self {
+        let because = waits_because(stats);
+        let waiting = stats.relay.as_ref().filter(|relay| relay.alive && because.is_some());
         Self {
+            waits_code: waiting.and_then(RelayStats::trouble_code).map(str::to_owned),
+            waits_since_ms: waiting.and_then(|relay| relay.trouble_since_ms),
+            warnings: stats.warnings.iter().map(WarningJson::of).collect(),
             stream: stats.stream.to_string(),
             cluster_id: stats.cluster_id.clone(),
             rows: stats.rows,
@@ -88,7 +105,7 @@ impl StatusJson {
             dead_letters: stats.dead_letters,
             voided: stats.voided,
             repairs_wanted: stats.repairs_wanted,
-            waits_because: waits_because(stats),
+            waits_because: because,
             relay: stats.relay.as_ref().map(RelayJson::of),
             lanes: stats.lanes.iter().map(LaneJson::of).collect(),
         }
@@ -105,6 +122,17 @@ impl RelayJson {
             lease_until_ms: relay.lease_until_ms,
             trouble: relay.trouble.clone(),
             trouble_since_ms: relay.trouble_since_ms,
+        }
+    }
+}
+
+impl WarningJson {
+    fn of(warning: &TopicWarning) -> Self {
+        Self {
+            topic: warning.topic.clone(),
+            code: warning.code.clone(),
+            what: warning.what.clone(),
+            since_ms: warning.since_ms,
         }
     }
 }
@@ -172,6 +200,9 @@ fn describe(stats: &OutboxStats, because: Option<&str>, lanes: bool) -> String {
     }
     if stats.repairs_wanted > 0 {
         line("repairs", format!("{} wait for the relay", stats.repairs_wanted));
+    }
+    for warning in &stats.warnings {
+        line("warning", format!("{}: {}", warning.code, warning.what));
     }
     for lane in stats.lanes.iter().filter(|_| lanes) {
         let closed = if lane.open { "" } else { ", closed" };

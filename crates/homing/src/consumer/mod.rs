@@ -203,7 +203,7 @@ impl Consumer {
         let poll_interval_ms = settings.get("max.poll.interval.ms").and_then(|ms| ms.parse().ok());
         let poll_interval_max = Duration::from_millis(poll_interval_ms.unwrap_or(300_000));
         let bell = Arc::<Bell>::default();
-        let client = Client::open(settings.config_map(), Some(Arc::clone(&bell)))?;
+        let client = Client::open(&settings, Some(Arc::clone(&bell)))?;
         let dispatch = Arc::new(Dispatch::new(Arc::clone(&bell), Arc::clone(&client), options.workers));
         let judge = Arc::new(Judge::new(
             Arc::clone(&dispatch),

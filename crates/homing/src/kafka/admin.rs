@@ -9,6 +9,7 @@ use super::producer::ProducerError;
 use homing_core::{Offset, Partition, TopicName};
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
+use std::cell::Cell;
 use std::ffi::{CString, c_char};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -31,13 +32,45 @@ pub(crate) enum TopicAnswer {
 pub(crate) struct TopicFacts {
     pub id: TopicId,
     pub partitions: i32,
-    /// Whether each partition has a leader.
+    /// Each partition's replicas, in order.
+    pub parts: Vec<PartitionFacts>,
+}
+
+/// What is known of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PartitionFacts {
     pub led: bool,
+    pub replicas: usize,
+    pub in_sync: usize,
+}
+
+impl TopicFacts {
+    /// Whether each partition has a leader.
+    pub fn is_led(&self) -> bool {
+        self.parts.iter().all(|part| part.led)
+    }
+}
+
+/// What is known of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClusterFacts {
+    pub id: String,
+    pub nodes: usize,
+}
+
+/// Settings of a topic that matter to who writes; `None` for what Kafka does not tell us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct TopicSettings {
+    /// `max.message.bytes`.
+    pub message_bytes_max: Option<usize>,
+    /// `min.insync.replicas`.
+    pub min_insync: Option<i32>,
 }
 
 /// A client that asks and creates, and neither produces nor consumes.
 pub(crate) struct Admin {
-    raw: NonNull<ffi::rd_kafka_t>,
+    raw: Cell<NonNull<ffi::rd_kafka_t>>,
+    settings: rdkafka::ClientConfig,
     wait: Duration,
 }
 
@@ -53,43 +86,40 @@ impl Admin {
         if settings.get("reconnect.backoff.max.ms").is_none() {
             settings.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
         }
-        let mut errstr = [0 as c_char; 512];
-        // SAFETY: a fresh configuration, destroyed here on error and owned by the handle on success.
-        unsafe {
-            let conf = ffi::rd_kafka_conf_new();
-            for (key, value) in settings.config_map() {
-                if let Err(error) = native::set(conf, key, value) {
-                    ffi::rd_kafka_conf_destroy(conf);
-                    return Err(error.into());
-                }
-            }
-            ffi::rd_kafka_conf_set_log_cb(conf, Some(native::on_log));
-            let kind = ffi::rd_kafka_type_t::RD_KAFKA_PRODUCER;
-            let raw = ffi::rd_kafka_new(kind, conf, errstr.as_mut_ptr(), errstr.len());
-            let Some(raw) = NonNull::new(raw) else {
-                ffi::rd_kafka_conf_destroy(conf);
-                let code = Code::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
-                let reason = native::text(errstr.as_ptr());
-                return Err(NativeError { reason, ..NativeError::of("open an admin client", code) }.into());
-            };
-            Ok(Self { raw, wait })
+        Ok(Self { raw: Cell::new(connect(&settings)?), settings, wait })
+    }
+
+    fn raw(&self) -> *mut ffi::rd_kafka_t {
+        self.raw.get().as_ptr()
+    }
+
+    /// Begins again with the bootstrap addresses. librdkafka 2.12 asks the broker that it was
+    /// once told is the controller, and goes on asking it after it is gone.
+    fn reopen(&self) {
+        match connect(&self.settings) {
+            // SAFETY: the old handle is live, nobody else has it, and no queue of it is left.
+            Ok(fresh) => unsafe { ffi::rd_kafka_destroy(self.raw.replace(fresh).as_ptr()) },
+            Err(error) => tracing::debug!(%error, "the admin client was not opened anew"),
         }
     }
 
-    /// The cluster's id as the broker says now, not as the client remembers it.
-    pub fn cluster_id(&self) -> Result<String, NativeError> {
+    /// The cluster as the broker says now, not as the client remembers it.
+    pub fn cluster(&self) -> Result<ClusterFacts, NativeError> {
         let operation = "ask for the cluster id";
         // SAFETY: the event lends the result until it is destroyed, at the end of `ask`.
         self.ask(
             operation,
             Op::RD_KAFKA_ADMIN_OP_DESCRIBECLUSTER,
-            |options, queue| unsafe { ffi::rd_kafka_DescribeCluster(self.raw.as_ptr(), options, queue) },
+            |options, queue| unsafe { ffi::rd_kafka_DescribeCluster(self.raw(), options, queue) },
             |event| unsafe {
                 let result = ffi::rd_kafka_event_DescribeCluster_result(event);
                 if result.is_null() {
                     return Err(NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__FAIL as i32));
                 }
-                Ok(native::text(ffi::rd_kafka_DescribeCluster_result_cluster_id(result)))
+                let mut nodes = 0usize;
+                ffi::rd_kafka_DescribeCluster_result_nodes(result, &raw mut nodes);
+                let id = native::text(ffi::rd_kafka_DescribeCluster_result_cluster_id(result));
+                Ok(ClusterFacts { id, nodes })
             },
         )
     }
@@ -106,7 +136,7 @@ impl Admin {
             |options, queue| unsafe {
                 let collection =
                     ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-                ffi::rd_kafka_DescribeTopics(self.raw.as_ptr(), collection, options, queue);
+                ffi::rd_kafka_DescribeTopics(self.raw(), collection, options, queue);
                 ffi::rd_kafka_TopicCollection_destroy(collection);
             },
             |event| unsafe {
@@ -161,7 +191,7 @@ impl Admin {
             Op::RD_KAFKA_ADMIN_OP_CREATETOPICS,
             |options, queue| unsafe {
                 let mut list = [new];
-                ffi::rd_kafka_CreateTopics(self.raw.as_ptr(), list.as_mut_ptr(), 1, options, queue);
+                ffi::rd_kafka_CreateTopics(self.raw(), list.as_mut_ptr(), 1, options, queue);
                 ffi::rd_kafka_NewTopic_destroy(new);
             },
             |event| unsafe {
@@ -181,8 +211,8 @@ impl Admin {
         )
     }
 
-    /// The topic's `max.message.bytes`; `None` when Kafka does not tell us.
-    pub fn max_message_bytes(&self, topic: &TopicName) -> Result<Option<usize>, NativeError> {
+    /// The topic's settings, as far as Kafka tells us.
+    pub fn topic_settings(&self, topic: &TopicName) -> Result<TopicSettings, NativeError> {
         let operation = "ask for a topic's limits";
         let name = c_name(topic);
         // SAFETY: the resource is destroyed after the call, which copies it; the event lends the result.
@@ -193,23 +223,27 @@ impl Admin {
                 let kind = ffi::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
                 let resource = ffi::rd_kafka_ConfigResource_new(kind, name.as_ptr());
                 let mut list = [resource];
-                ffi::rd_kafka_DescribeConfigs(self.raw.as_ptr(), list.as_mut_ptr(), 1, options, queue);
+                ffi::rd_kafka_DescribeConfigs(self.raw(), list.as_mut_ptr(), 1, options, queue);
                 ffi::rd_kafka_ConfigResource_destroy(resource);
             },
             |event| unsafe {
                 let result = ffi::rd_kafka_event_DescribeConfigs_result(event);
                 let mut count = 0usize;
                 let resources = ffi::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
+                let mut settings = TopicSettings::default();
                 for i in 0..count {
                     let mut entries = 0usize;
                     let list = ffi::rd_kafka_ConfigResource_configs(*resources.add(i), &raw mut entries);
                     for entry in (0..entries).map(|n| *list.add(n)) {
-                        if native::text(ffi::rd_kafka_ConfigEntry_name(entry)) == "max.message.bytes" {
-                            return Ok(native::text(ffi::rd_kafka_ConfigEntry_value(entry)).parse().ok());
+                        let value = native::text(ffi::rd_kafka_ConfigEntry_value(entry));
+                        match native::text(ffi::rd_kafka_ConfigEntry_name(entry)).as_str() {
+                            "max.message.bytes" => settings.message_bytes_max = value.parse().ok(),
+                            "min.insync.replicas" => settings.min_insync = value.parse().ok(),
+                            _ => {}
                         }
                     }
                 }
-                Ok(None)
+                Ok(settings)
             },
         )
     }
@@ -217,7 +251,7 @@ impl Admin {
     /// The partition's first offset and the one after its last.
     pub fn ends(&self, topic: &TopicName, partition: i32) -> Result<(Offset, Offset), NativeError> {
         // SAFETY: the handle is live as long as this is.
-        unsafe { native_watermarks::watermarks(self.raw.as_ptr(), (topic, Partition(partition)), self.wait) }
+        unsafe { native_watermarks::watermarks(self.raw(), (topic, Partition(partition)), self.wait) }
     }
 
     /// Asks one question and waits for its answer.
@@ -228,16 +262,33 @@ impl Admin {
         question: impl FnOnce(*const ffi::rd_kafka_AdminOptions_t, *mut ffi::rd_kafka_queue_t),
         answer: impl FnOnce(*mut ffi::rd_kafka_event_t) -> Result<T, NativeError>,
     ) -> Result<T, NativeError> {
+        let answered = self.ask_once(operation, kind, question, answer);
+        answered.map_err(|(error, silent)| {
+            if silent {
+                self.reopen();
+            }
+            error
+        })
+    }
+
+    /// As [`ask`](Self::ask); with an error says whether nobody answered.
+    fn ask_once<T>(
+        &self,
+        operation: &'static str,
+        kind: Op,
+        question: impl FnOnce(*const ffi::rd_kafka_AdminOptions_t, *mut ffi::rd_kafka_queue_t),
+        answer: impl FnOnce(*mut ffi::rd_kafka_event_t) -> Result<T, NativeError>,
+    ) -> Result<T, (NativeError, bool)> {
         // A queue of its own: the answer to an earlier question may still come, long after its time.
         // SAFETY: the handle is live; the new queue's ownership passes to the wrapper.
-        let queue = unsafe { Queue::adopt(ffi::rd_kafka_queue_new(self.raw.as_ptr())) }
-            .ok_or_else(|| NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__FAIL as i32))?;
+        let queue = unsafe { Queue::adopt(ffi::rd_kafka_queue_new(self.raw())) }
+            .ok_or_else(|| (NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__FAIL as i32), false))?;
         let queue = &queue;
         let mut errstr = [0 as c_char; 128];
         let wait = native::millis(self.wait);
         // SAFETY: options live through the question; the event is destroyed once, after the answer.
         unsafe {
-            let options = ffi::rd_kafka_AdminOptions_new(self.raw.as_ptr(), kind);
+            let options = ffi::rd_kafka_AdminOptions_new(self.raw(), kind);
             ffi::rd_kafka_AdminOptions_set_request_timeout(options, wait, errstr.as_mut_ptr(), errstr.len());
             if matches!(kind, Op::RD_KAFKA_ADMIN_OP_CREATETOPICS) {
                 let (out, len) = (errstr.as_mut_ptr(), errstr.len());
@@ -247,26 +298,82 @@ impl Admin {
             ffi::rd_kafka_AdminOptions_destroy(options);
             // The client's own time-out does not always come (2.12: no broker connected).
             let event = ffi::rd_kafka_queue_poll(queue.as_ptr(), wait);
+            let cause = self.take_errors();
             if event.is_null() {
-                return Err(NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__TIMED_OUT as i32));
+                let timed_out = NativeError::of(operation, Code::RD_KAFKA_RESP_ERR__TIMED_OUT as i32);
+                return Err((cause.map_or(timed_out, |cause| NativeError { operation, ..cause }), true));
             }
             let code = ffi::rd_kafka_event_error(event) as i32;
             let result = if code == 0 {
                 answer(event)
+            } else if let (true, Some(cause)) = (is_silence(code), cause) {
+                Err(NativeError { operation, ..cause })
             } else {
                 let reason = native::text(ffi::rd_kafka_event_error_string(event));
                 Err(NativeError { reason, ..NativeError::of(operation, code) })
             };
             ffi::rd_kafka_event_destroy(event);
-            result
+            result.map_err(|error| (error, is_silence(code)))
         }
     }
+}
+
+impl Admin {
+    /// The most telling of the errors since the last question: why a connection cannot be had.
+    fn take_errors(&self) -> Option<NativeError> {
+        let mut errors = Vec::new();
+        // SAFETY: the handle is live; each event is destroyed before the next is asked for.
+        unsafe {
+            let main = Queue::adopt(ffi::rd_kafka_queue_get_main(self.raw()))?;
+            loop {
+                let event = ffi::rd_kafka_queue_poll(main.as_ptr(), 0);
+                if event.is_null() {
+                    return native::most_telling(errors);
+                }
+                let code = ffi::rd_kafka_event_error(event) as i32;
+                if ffi::rd_kafka_event_type(event) == ffi::RD_KAFKA_EVENT_ERROR && code != 0 {
+                    let reason = native::text(ffi::rd_kafka_event_error_string(event));
+                    errors.push(NativeError { reason, ..NativeError::of("talk to Kafka", code) });
+                }
+                ffi::rd_kafka_event_destroy(event);
+            }
+        }
+    }
+}
+
+fn connect(settings: &rdkafka::ClientConfig) -> Result<NonNull<ffi::rd_kafka_t>, NativeError> {
+    let mut errstr = [0 as c_char; 512];
+    // SAFETY: a fresh configuration, destroyed here on error and owned by the handle on success.
+    unsafe {
+        let conf = native::filled_conf(settings)?;
+        ffi::rd_kafka_conf_set_log_cb(conf, Some(native::on_log));
+        ffi::rd_kafka_conf_set_events(conf, ffi::RD_KAFKA_EVENT_ERROR);
+        let kind = ffi::rd_kafka_type_t::RD_KAFKA_PRODUCER;
+        let raw = ffi::rd_kafka_new(kind, conf, errstr.as_mut_ptr(), errstr.len());
+        NonNull::new(raw).ok_or_else(|| {
+            ffi::rd_kafka_conf_destroy(conf);
+            let code = Code::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
+            let reason = native::text(errstr.as_ptr());
+            NativeError { reason, ..NativeError::of("open an admin client", code) }
+        })
+    }
+}
+
+/// Whether an error only says that nobody answered.
+fn is_silence(code: i32) -> bool {
+    [
+        Code::RD_KAFKA_RESP_ERR__TIMED_OUT,
+        Code::RD_KAFKA_RESP_ERR__TRANSPORT,
+        Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN,
+    ]
+    .iter()
+    .any(|silent| *silent as i32 == code)
 }
 
 impl Drop for Admin {
     fn drop(&mut self) {
         // SAFETY: the handle is live and not used after this.
-        unsafe { ffi::rd_kafka_destroy(self.raw.as_ptr()) }
+        unsafe { ffi::rd_kafka_destroy(self.raw()) }
     }
 }
 
@@ -296,8 +403,15 @@ unsafe fn answer(
         let mut id = [0; 16];
         id[..8].copy_from_slice(&ffi::rd_kafka_Uuid_most_significant_bits(uuid).to_be_bytes());
         id[8..].copy_from_slice(&ffi::rd_kafka_Uuid_least_significant_bits(uuid).to_be_bytes());
-        let led = (0..count).all(|i| !ffi::rd_kafka_TopicPartitionInfo_leader(*partitions.add(i)).is_null());
-        TopicAnswer::Present(TopicFacts { id, partitions: i32::try_from(count).unwrap_or(i32::MAX), led })
+        let part = |i: usize| {
+            let (partition, mut replicas, mut in_sync) = (*partitions.add(i), 0usize, 0usize);
+            ffi::rd_kafka_TopicPartitionInfo_replicas(partition, &raw mut replicas);
+            ffi::rd_kafka_TopicPartitionInfo_isr(partition, &raw mut in_sync);
+            let led = !ffi::rd_kafka_TopicPartitionInfo_leader(partition).is_null();
+            PartitionFacts { led, replicas, in_sync }
+        };
+        let parts = (0..count).map(part).collect();
+        TopicAnswer::Present(TopicFacts { id, partitions: i32::try_from(count).unwrap_or(i32::MAX), parts })
     }
 }
 

@@ -10,6 +10,7 @@ use super::client_value::ClientValue;
 use rdkafka::ClientConfig;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash as _, Hasher as _};
 
 /// How to reach Kafka and what to do about missing topics.
 #[derive(Clone, PartialEq, Eq)]
@@ -323,6 +324,29 @@ impl KafkaConfig {
             settings.insert(key.as_str(), text);
         }
         Ok(settings)
+    }
+
+    /// A number that changes when a value, or a file that a key names (a certificate), does.
+    pub(crate) fn fingerprint(&self) -> Option<u64> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        for (key, text) in self.settings().ok()? {
+            if key.ends_with(".location") && std::path::Path::new(&text).is_file() {
+                std::fs::read(&text).ok()?.hash(&mut hasher);
+            }
+            (key, text).hash(&mut hasher);
+        }
+        Some(hasher.finish())
+    }
+
+    /// The client's certificate in words and since when it is over, in seconds, if it is.
+    pub(crate) fn expired_certificate(&self, now_s: i64) -> Option<(String, i64)> {
+        let from_file = self.client_text("ssl.certificate.location");
+        let (name, pem) = match from_file {
+            Some(path) => (format!("client certificate {path}"), std::fs::read_to_string(&path).ok()?),
+            None => ("client certificate".to_owned(), self.client_text("ssl.certificate.pem")?),
+        };
+        let over = now_s - super::certificate::ends_at(&pem)?;
+        (over >= 0).then_some((name, over))
     }
 
     /// The text of one client key; `None` when it is not given or cannot be read.

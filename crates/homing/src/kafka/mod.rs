@@ -3,6 +3,7 @@
 pub(crate) mod acked_producer;
 pub(crate) mod admin;
 pub mod bell;
+pub(crate) mod certificate;
 pub mod client_value;
 pub mod config;
 pub mod ensure;

@@ -16,9 +16,9 @@
 
 use super::bell::Bell;
 use super::partition_list::{Entry, PartitionList};
+use rdkafka::ClientConfig;
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +49,23 @@ impl NativeError {
     pub(crate) fn is_out_of_range(&self) -> bool {
         self.code == Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET as i32
     }
+}
+
+/// The error that says most: a refused login says more than that all brokers are down because of it.
+pub(crate) fn most_telling(errors: Vec<NativeError>) -> Option<NativeError> {
+    const TELLING: &[Code] = &[
+        Code::RD_KAFKA_RESP_ERR__AUTHENTICATION,
+        Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED,
+        Code::RD_KAFKA_RESP_ERR__SSL,
+        Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+        Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
+        Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+    ];
+    let rank = |error: &NativeError| {
+        let telling = TELLING.iter().any(|code| *code as i32 == error.code);
+        (telling, error.code != Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN as i32)
+    };
+    errors.into_iter().max_by_key(rank)
 }
 
 /// librdkafka's words for an error code.
@@ -132,7 +149,7 @@ unsafe impl Sync for Client {}
 
 impl Client {
     /// Opens a consumer with these settings; nothing is read before a subscription or assignment.
-    pub fn open(settings: BTreeMap<&str, &str>, bell: Option<Arc<Bell>>) -> Result<Arc<Self>, NativeError> {
+    pub fn open(settings: &ClientConfig, bell: Option<Arc<Bell>>) -> Result<Arc<Self>, NativeError> {
         let context = Box::<Context>::default();
         let conf = new_conf(settings, &context)?;
         let mut errstr = [0 as c_char; 512];
@@ -247,19 +264,10 @@ impl Drop for Client {
 }
 
 /// A configuration object with the settings and callbacks in it.
-fn new_conf(
-    settings: BTreeMap<&str, &str>,
-    context: &Context,
-) -> Result<*mut ffi::rd_kafka_conf_t, NativeError> {
-    // SAFETY: a fresh object, destroyed here on error; strings live through each call.
+fn new_conf(settings: &ClientConfig, context: &Context) -> Result<*mut ffi::rd_kafka_conf_t, NativeError> {
+    let conf = filled_conf(settings)?;
+    // SAFETY: the object is live; the context outlives the client made of it.
     unsafe {
-        let conf = ffi::rd_kafka_conf_new();
-        for (key, value) in settings {
-            if let Err(error) = set(conf, key, value) {
-                ffi::rd_kafka_conf_destroy(conf);
-                return Err(error);
-            }
-        }
         let opaque = std::ptr::from_ref(context).cast_mut().cast::<c_void>();
         ffi::rd_kafka_conf_set_opaque(conf, opaque);
         ffi::rd_kafka_conf_set_rebalance_cb(conf, Some(on_rebalance));
@@ -269,9 +277,26 @@ fn new_conf(
     }
 }
 
+/// A configuration object with the settings in it; whoever gets it destroys it or makes a client of it.
+pub(super) fn filled_conf(settings: &ClientConfig) -> Result<*mut ffi::rd_kafka_conf_t, NativeError> {
+    // SAFETY: a fresh object, destroyed here on error; strings live through each call.
+    unsafe {
+        let conf = ffi::rd_kafka_conf_new();
+        for key in settings.config_map().keys() {
+            // Not the map's value: the crate puts other words in the place of secrets there.
+            let value = settings.get(key).expect("the key comes from the same map");
+            if let Err(error) = set(conf, key, value) {
+                ffi::rd_kafka_conf_destroy(conf);
+                return Err(error);
+            }
+        }
+        Ok(conf)
+    }
+}
+
 /// # Safety
 /// `conf` is live.
-pub(super) unsafe fn set(conf: *mut ffi::rd_kafka_conf_t, key: &str, value: &str) -> Result<(), NativeError> {
+unsafe fn set(conf: *mut ffi::rd_kafka_conf_t, key: &str, value: &str) -> Result<(), NativeError> {
     let (Ok(c_key), Ok(c_value)) = (CString::new(key), CString::new(value)) else {
         return Err(config_error(format!("{key} holds a zero byte")));
     };

@@ -16,9 +16,10 @@ use super::native::{self, NativeError, Queue};
 use homing_core::{Offset, TopicName};
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How a producer groups records.
@@ -92,6 +93,9 @@ pub(crate) struct Producer {
     raw: NonNull<ffi::rd_kafka_t>,
     queue: Option<Arc<Queue>>,
     topics: Vec<NonNull<ffi::rd_kafka_topic_t>>,
+    /// Milliseconds by which a quota delays requests at present; written by a callback until the
+    /// client is destroyed.
+    throttle_ms: Box<AtomicU32>,
 }
 
 // SAFETY: rd_kafka_t is thread-safe by its documentation; topic handles are only used with it.
@@ -102,16 +106,14 @@ impl Producer {
     pub fn open(config: &KafkaConfig, grouping: Grouping) -> Result<Self, ProducerError> {
         let settings = settings(config, grouping)?;
         let mut errstr = [0 as c_char; 512];
-        // SAFETY: a fresh configuration, destroyed here on error and owned by the handle on success.
+        let throttle_ms = Box::<AtomicU32>::default();
+        // SAFETY: a fresh configuration, destroyed here on error and owned by the handle on success;
+        // the opaque is boxed and outlives the handle, as fields go after `drop`.
         unsafe {
-            let conf = ffi::rd_kafka_conf_new();
-            for (key, value) in settings.config_map() {
-                if let Err(error) = native::set(conf, key, value) {
-                    ffi::rd_kafka_conf_destroy(conf);
-                    return Err(error.into());
-                }
-            }
+            let conf = native::filled_conf(&settings)?;
             ffi::rd_kafka_conf_set_log_cb(conf, Some(native::on_log));
+            ffi::rd_kafka_conf_set_opaque(conf, std::ptr::from_ref(&*throttle_ms).cast_mut().cast());
+            ffi::rd_kafka_conf_set_throttle_cb(conf, Some(on_throttle));
             let events = ffi::RD_KAFKA_EVENT_DR | ffi::RD_KAFKA_EVENT_ERROR;
             ffi::rd_kafka_conf_set_events(conf, events);
             let kind = ffi::rd_kafka_type_t::RD_KAFKA_PRODUCER;
@@ -123,7 +125,7 @@ impl Producer {
                 return Err(NativeError { reason, ..NativeError::of("open a producer", code) }.into());
             };
             let queue = Queue::adopt(ffi::rd_kafka_queue_get_main(raw.as_ptr())).map(Arc::new);
-            Ok(Self { raw, queue, topics: Vec::new() })
+            Ok(Self { raw, queue, topics: Vec::new(), throttle_ms })
         }
     }
 
@@ -238,6 +240,11 @@ impl Producer {
         }
     }
 
+    /// By how much a quota of the cluster delays requests at present; zero when none does.
+    pub fn throttled(&self) -> Duration {
+        Duration::from_millis(self.throttle_ms.load(Ordering::Relaxed).into())
+    }
+
     /// The error that ended this producer for good, if one did.
     pub fn fatal_error(&self) -> Option<NativeError> {
         let mut errstr = [0 as c_char; 512];
@@ -269,6 +276,18 @@ impl Drop for Producer {
             ffi::rd_kafka_destroy(self.raw.as_ptr());
         }
     }
+}
+
+unsafe extern "C" fn on_throttle(
+    _rk: *mut ffi::rd_kafka_t,
+    _broker_name: *const c_char,
+    _broker_id: i32,
+    throttle_ms: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: `opaque` is the number given in `open`, alive until the handle is gone.
+    let now = unsafe { &*opaque.cast::<AtomicU32>() };
+    now.store(u32::try_from(throttle_ms).unwrap_or(0), Ordering::Relaxed);
 }
 
 /// # Safety

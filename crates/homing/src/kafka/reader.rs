@@ -69,7 +69,7 @@ impl TopicReader {
     pub fn open(config: &KafkaConfig) -> Result<Self, ReaderError> {
         // librdkafka wants a group name even where no group is used; it is never sent.
         let settings = config.tuned_consumer_config("homing-reader")?;
-        let client = Client::open(settings.config_map(), None)?;
+        let client = Client::open(&settings, None)?;
         Ok(Self { client, buffer: ReadBuffer::default(), errors: Vec::new(), starts: BTreeMap::new() })
     }
 
@@ -81,7 +81,7 @@ impl TopicReader {
     pub(crate) fn open_uncommitted(config: &KafkaConfig) -> Result<Self, ReaderError> {
         let mut settings = config.tuned_consumer_config("homing-reader")?;
         settings.set("isolation.level", "read_uncommitted");
-        let client = Client::open(settings.config_map(), None)?;
+        let client = Client::open(&settings, None)?;
         Ok(Self { client, buffer: ReadBuffer::default(), errors: Vec::new(), starts: BTreeMap::new() })
     }
 

@@ -28,7 +28,7 @@ pub mod store;
 
 pub use error::{MessageError, OutboxError};
 pub use identity::Instance;
-pub use report::{BatchFates, DeadLetter, Fate, LaneStats, OutboxStats, Receipt, RelayStats};
+pub use report::{BatchFates, DeadLetter, Fate, LaneStats, OutboxStats, Receipt, RelayStats, TopicWarning};
 pub use sqlite::SqliteOutbox;
 pub use store::{BatchId, RejectCode, RowId, Store};
 

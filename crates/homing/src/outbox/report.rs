@@ -79,6 +79,27 @@ pub struct RelayStats {
     pub trouble_since_ms: Option<i64>,
 }
 
+impl RelayStats {
+    /// The finding's code of the trouble, when it has one.
+    #[must_use]
+    pub fn trouble_code(&self) -> Option<&str> {
+        crate::relay::code_of(self.trouble.as_deref()?)
+    }
+}
+
+/// A topic whose settings weaken what an acknowledgement means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicWarning {
+    /// The topic.
+    pub topic: String,
+    /// The finding's code.
+    pub code: String,
+    /// In words, with what to do.
+    pub what: String,
+    /// Since when it is known, in milliseconds since 1970.
+    pub since_ms: i64,
+}
+
 /// An outbox in numbers, from one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxStats {
@@ -102,6 +123,8 @@ pub struct OutboxStats {
     pub voided: u64,
     /// Repair orders that wait for the relay.
     pub repairs_wanted: u64,
+    /// Topics whose settings are weak, by name.
+    pub warnings: Vec<TopicWarning>,
     /// Each lane's numbers, by topic, epoch and partition.
     pub lanes: Vec<LaneStats>,
     /// The relay; `None` when none ever ran.

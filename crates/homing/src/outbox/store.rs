@@ -97,6 +97,15 @@ pub struct RepairOrder {
     pub attempts: u32,
 }
 
+/// A setting of a topic that weakens what an acknowledgement means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weakness {
+    /// The finding's code.
+    pub code: &'static str,
+    /// In words, with what to do.
+    pub what: String,
+}
+
 /// How a repair order stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RepairState {
@@ -243,6 +252,18 @@ pub trait Store: Send {
         &mut self,
         token: FencingToken,
         trouble: Option<&str>,
+        now_ms: i64,
+    ) -> Result<(), OutboxError>;
+
+    /// Notes what is weak about a topic's settings (`None`: nothing is), for other processes to see.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be written.
+    fn note_weakness(
+        &mut self,
+        token: FencingToken,
+        topic: &TopicName,
+        weakness: Option<&Weakness>,
         now_ms: i64,
     ) -> Result<(), OutboxError>;
 

@@ -142,6 +142,7 @@ impl From<ReaderError> for Halt {
     fn from(error: ReaderError) -> Self {
         match error {
             ReaderError::Config(error) => error.into(),
+            ReaderError::Kafka(error) => Self::Wait(super::obstacle::describe_error(&error)),
             error => Self::Wait(error.to_string()),
         }
     }

@@ -14,6 +14,7 @@
 
 mod error;
 mod flight;
+mod obstacle;
 mod options;
 mod pins;
 mod plan;
@@ -25,8 +26,10 @@ mod session;
 mod settling;
 mod status;
 mod topics;
+mod waiting;
 
 pub use error::RelayError;
+pub(crate) use obstacle::code_of;
 pub use options::{InvalidRelayOptions, PruneOptions, RelayOptions};
 pub use status::{RelayStatus, RelaySummary, Trouble};
 

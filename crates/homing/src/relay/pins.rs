@@ -1,18 +1,23 @@
 //! Watching that Kafka is still the cluster, and each topic the topic, that the outbox is pinned to.
 
 use super::error::{Halt, RelayError};
+use super::obstacle::{describe_error, weakness};
 use super::reading::ReadBatch;
 use super::session::{Session, now_ms};
 use super::topics::{Lane, MESSAGE_BYTES_DEFAULT};
+use super::waiting::not_authorised;
 use crate::kafka::NativeError;
-use crate::kafka::admin::{TopicAnswer, TopicFacts};
-use crate::outbox::store::{RejectCode, TopicEpoch};
+use crate::kafka::admin::{ClusterFacts, TopicAnswer, TopicFacts};
+use crate::outbox::store::{RejectCode, TopicEpoch, Weakness};
 use homing_core::{Epoch, Offset, PartitionCount, TopicName};
 use rdkafka::types::RDKafkaRespErr as Code;
 use std::time::{Duration, Instant};
 
 /// How long a topic may seem gone (a broker that just started) before it is.
 const MISSING_GRACE: Duration = Duration::from_secs(5);
+/// How long a topic that was never written to may be unknown or forbidden before its rows are set
+/// aside: a new topic and new rights take a moment to reach every broker.
+const UNSEEN_GRACE: Duration = Duration::from_secs(2);
 /// How often doubt is looked into.
 const DOUBT_EVERY: Duration = Duration::from_millis(500);
 
@@ -20,13 +25,15 @@ const DOUBT_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct PinWatch {
     cluster_id: Option<String>,
+    /// How many brokers the cluster had at the last look.
+    nodes: usize,
     doubt: bool,
     looked_at: Option<Instant>,
 }
 
 impl PinWatch {
     pub fn new(cluster_id: Option<String>) -> Self {
-        Self { cluster_id, doubt: true, looked_at: None }
+        Self { cluster_id, nodes: 0, doubt: true, looked_at: None }
     }
 
     /// Something happened after which Kafka may be another one: nothing is settled before a look.
@@ -53,8 +60,11 @@ impl Session<'_> {
             return Ok(());
         }
         match self.check_pins() {
-            Err(Halt::Wait(why)) => self.troubled(&why),
-            Ok(()) if self.outstanding == 0 => self.untroubled(),
+            Err(Halt::Wait(why)) => {
+                self.pins.doubt();
+                self.troubled(&why)
+            }
+            Ok(()) if self.is_at_ease() => self.untroubled(),
             other => other,
         }
     }
@@ -62,7 +72,11 @@ impl Session<'_> {
     /// Compares cluster and topics with what is pinned.
     pub fn check_pins(&mut self) -> Result<(), Halt> {
         self.pins.looked_at = Some(Instant::now());
-        let found = self.admin.cluster_id().map_err(waits)?;
+        if self.is_troubled() {
+            self.renew_clients()?;
+        }
+        let ClusterFacts { id: found, nodes } = self.admin.cluster().map_err(waits)?;
+        self.pins.nodes = nodes;
         match &self.pins.cluster_id {
             None => {
                 self.ground.store.pin_cluster(self.ground.token, &found)?;
@@ -98,7 +112,7 @@ impl Session<'_> {
                 return Err(Halt::Wait(format!("Kafka has no topic {name}, which this outbox writes to")));
             }
             TopicAnswer::NotAuthorised => {
-                return Err(Halt::Wait(format!("not authorised to look at topic {name}")));
+                return Err(Halt::Wait(not_authorised(&name)));
             }
             TopicAnswer::Unclear(error) => return Err(waits(error)),
         };
@@ -110,8 +124,24 @@ impl Session<'_> {
         if facts.partitions != open.epoch.partitions.get() {
             open.outdated = PartitionCount::new(facts.partitions);
         }
-        let limit = self.admin.max_message_bytes(&name).ok().flatten();
-        self.topics.list[topic].message_bytes_max = limit.unwrap_or(MESSAGE_BYTES_DEFAULT);
+        self.note_settings(topic, &facts)
+    }
+
+    /// Takes over what the topic's settings allow, and warns when they are weak.
+    fn note_settings(&mut self, topic: usize, facts: &TopicFacts) -> Result<(), Halt> {
+        let name = self.topics.list[topic].epoch.topic.clone();
+        let settings = self.admin.topic_settings(&name).unwrap_or_default();
+        let found = weakness(&name, facts, settings.min_insync, self.pins.nodes);
+        let open = &mut self.topics.list[topic];
+        open.message_bytes_max = settings.message_bytes_max.unwrap_or(MESSAGE_BYTES_DEFAULT);
+        if open.weakness.as_ref() == Some(&found) {
+            return Ok(());
+        }
+        if let Some(Weakness { code, what }) = &found {
+            tracing::warn!(code, "{what}");
+        }
+        self.ground.store.note_weakness(self.ground.token, &name, found.as_ref(), now_ms())?;
+        self.topics.list[topic].weakness = Some(found);
         Ok(())
     }
 
@@ -170,6 +200,11 @@ impl Session<'_> {
         let facts = match self.ask_topic(topic)? {
             TopicAnswer::Present(facts) => facts,
             TopicAnswer::NotAuthorised => {
+                if self.ground.store.last_epoch(topic)?.is_some() {
+                    // It was written to before, so this is a right taken away.
+                    return Err(Halt::Wait(not_authorised(topic)));
+                }
+                self.doubted(topic, &not_authorised(topic))?;
                 let reason = "Kafka does not let Homing look at the topic".to_owned();
                 return Ok(Opening::Reject(RejectCode::NotAuthorised, reason));
             }
@@ -181,12 +216,20 @@ impl Session<'_> {
                 }
             }
             TopicAnswer::Missing => {
+                self.doubted(topic, &format!("Kafka does not know topic {topic} (yet?)"))?;
                 let reason = "Kafka has no such topic and kafka.create_topics is off".to_owned();
                 return Ok(Opening::Reject(RejectCode::TopicMissing, reason));
             }
         };
         self.open_epoch(topic, &facts)?;
+        self.doubtful.remove(topic);
         Ok(Opening::Open)
+    }
+
+    /// Waits while a topic may just not have spread, or its rights may not; once for each topic.
+    fn doubted(&mut self, topic: &TopicName, why: &str) -> Result<(), Halt> {
+        let since = *self.doubtful.entry(topic.clone()).or_insert_with(Instant::now);
+        if since.elapsed() < UNSEEN_GRACE { Err(Halt::Wait(why.to_owned())) } else { Ok(()) }
     }
 
     fn ask_topic(&mut self, topic: &TopicName) -> Result<TopicAnswer, Halt> {
@@ -202,7 +245,7 @@ impl Session<'_> {
         loop {
             let answer = self.ask_topic(topic)?;
             match answer {
-                TopicAnswer::Present(facts) if facts.led => return Ok(facts),
+                TopicAnswer::Present(facts) if facts.is_led() => return Ok(facts),
                 _ if Instant::now() >= until => {
                     return Err(Halt::Wait(format!("topic {topic} was created and has no leaders yet")));
                 }
@@ -227,9 +270,7 @@ impl Session<'_> {
         self.ground.store.open_epoch(self.ground.token, &epoch, &ends, now_ms())?;
         let lane = |end: &Offset| Lane { next_seq: 1, next_offset: *end, warm: false };
         let at = self.topics.insert(epoch, ends.iter().map(lane).collect());
-        let limit = self.admin.max_message_bytes(topic).ok().flatten();
-        self.topics.list[at].message_bytes_max = limit.unwrap_or(MESSAGE_BYTES_DEFAULT);
-        Ok(())
+        self.note_settings(at, facts)
     }
 
     /// Begins a new epoch for each topic whose partition count changed, now
@@ -268,5 +309,5 @@ fn refused_creation(error: NativeError) -> Result<Opening, Halt> {
 
 /// Kafka did not answer well: try again.
 pub(super) fn waits(error: NativeError) -> Halt {
-    Halt::Wait(error.to_string())
+    Halt::Wait(describe_error(&error))
 }

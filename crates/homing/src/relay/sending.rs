@@ -8,43 +8,15 @@
 
 use super::error::Halt;
 use super::flight::{Flight, RowFate};
+use super::obstacle::{Meaning, describe_code, meaning};
 use super::session::{Failure, Mode, Session};
 use super::status::Count;
 use crate::kafka::native;
 use crate::kafka::producer::{Outgoing, Producer, Refusal, Report, TopicHandle};
 use crate::outbox::rows::RowRef;
-use crate::outbox::store::{LanePart, RejectCode};
+use crate::outbox::store::LanePart;
 use homing_core::{Flags, PayloadCrc, Seq, StampRef, header};
-use rdkafka::types::RDKafkaRespErr as Code;
 use std::time::Duration;
-
-/// What a record's error code means for its row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// The broker will never take this record, or did not for another's fault in its request.
-    Refused(RejectCode),
-    /// It may be in the log or not; a new producer and a look at the log will tell.
-    Indeterminate,
-}
-
-pub(super) fn meaning(code: i32) -> Meaning {
-    const REFUSALS: &[(Code, RejectCode)] = &[
-        (Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, RejectCode::TooLarge),
-        (Code::RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE, RejectCode::TooLarge),
-        (Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, RejectCode::NotAuthorised),
-        (Code::RD_KAFKA_RESP_ERR_INVALID_RECORD, RejectCode::Refused),
-        (Code::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP, RejectCode::Refused),
-        (Code::RD_KAFKA_RESP_ERR_POLICY_VIOLATION, RejectCode::Refused),
-        (Code::RD_KAFKA_RESP_ERR_UNSUPPORTED_COMPRESSION_TYPE, RejectCode::Refused),
-        (Code::RD_KAFKA_RESP_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT, RejectCode::Refused),
-        (Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION, RejectCode::Refused),
-        (Code::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD, RejectCode::Refused),
-    ];
-    REFUSALS
-        .iter()
-        .find(|(refusal, _)| *refusal as i32 == code)
-        .map_or(Meaning::Indeterminate, |(_, reject)| Meaning::Refused(*reject))
-}
 
 /// Takes a report that is no plain acknowledgement. In isolation a refusal is
 /// the record's own, so its row is voided and the others go on.
@@ -66,8 +38,8 @@ pub(super) fn failed(
         Report::At(_) => return,
         Report::Somewhere => (Failure::Producer, "acknowledged without an offset".to_owned()),
         Report::Failed(code) => match meaning(code) {
-            Meaning::Refused(_) => (Failure::Refused, native::describe(code)),
-            Meaning::Indeterminate => (Failure::Producer, native::describe(code)),
+            Meaning::Refused(_) => (Failure::Refused, describe_code(code)),
+            Meaning::Indeterminate => (Failure::Producer, describe_code(code)),
         },
     };
     if *failure != Some(Failure::Refused) {
@@ -191,6 +163,9 @@ impl Session<'_> {
             match sent {
                 Ok(()) => {
                     self.flights[flight].sent(row);
+                    if self.outstanding == 0 {
+                        self.waiting.progress();
+                    }
                     self.outstanding += 1;
                     self.ground.status.add(Count::Sent, 1);
                     if resend {
@@ -208,7 +183,7 @@ impl Session<'_> {
                         self.flights[flight].void(row, reject, native::describe(code));
                         return Ok(true);
                     }
-                    self.fail(Failure::Producer, &native::describe(code))?;
+                    self.fail(Failure::Producer, &describe_code(code))?;
                 }
             }
             if self.failure.is_some() {

@@ -7,6 +7,7 @@
 
 use super::error::{Halt, RelayError};
 use super::flight::Flight;
+use super::obstacle::{code_of, describe};
 use super::options::RelayOptions;
 use super::pins::PinWatch;
 use super::plan::Plan;
@@ -14,15 +15,17 @@ use super::reading::{ReadBatch, Reading, WakeUp};
 use super::repair::Repairs;
 use super::status::{Count, RelayStatus};
 use super::topics::Topics;
+use super::waiting::Waiting;
 use crate::kafka::admin::Admin;
 use crate::kafka::config::KafkaConfig;
+use crate::kafka::native::most_telling;
 use crate::kafka::producer::{Producer, Report};
 use crate::outbox::numbering::number;
 use crate::outbox::rows::RowBuf;
 use crate::outbox::store::{BatchId, Store};
 use crate::shutdown::Shutdown;
-use homing_core::FencingToken;
-use std::collections::VecDeque;
+use homing_core::{FencingToken, TopicName};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a session is given.
@@ -77,13 +80,12 @@ pub(super) struct Session<'a> {
     next: Option<ReadBatch>,
     pub drain_until: Option<Instant>,
     renew_at: Instant,
-    backoff: Duration,
     /// Producers made since the last acknowledgement.
     pub fruitless: u32,
-    trouble: Option<(String, Instant)>,
+    pub waiting: Waiting,
+    /// Topics never written to that Kafka did not show, and since when.
+    pub doubtful: HashMap<TopicName, Instant>,
 }
-
-const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 
 /// Tags of repairs' records have this bit; those of flights never do.
 pub(super) const REPAIR_TAG: usize = 1 << 63;
@@ -92,6 +94,7 @@ impl<'a> Session<'a> {
     pub fn new(ground: Ground<'a>) -> Result<Self, Halt> {
         let standing = ground.store.standing()?;
         let topics = Topics::new(&standing);
+        let fingerprint = ground.kafka.fingerprint();
         let admin = Admin::open(ground.kafka, ground.options.request_timeout)?;
         let mut flights = VecDeque::new();
         for manifest in standing.unsettled {
@@ -131,9 +134,9 @@ impl<'a> Session<'a> {
             next: None,
             drain_until: None,
             renew_at,
-            backoff: BACKOFF_FIRST,
             fruitless: 0,
-            trouble: None,
+            waiting: Waiting::new(fingerprint),
+            doubtful: HashMap::new(),
             ground,
         })
     }
@@ -143,7 +146,7 @@ impl<'a> Session<'a> {
         loop {
             match self.turn() {
                 Ok(true) => return Ok(()),
-                Ok(false) => {}
+                Ok(false) => self.waiting.hindered = false,
                 Err(Halt::Wait(why)) => self.hindered(&why)?,
                 Err(halt) => return Err(halt),
             }
@@ -256,24 +259,30 @@ impl<'a> Session<'a> {
         });
         self.outstanding = self.outstanding.saturating_sub(polled.reports);
         self.ground.status.add(Count::Acked, acked);
+        let throttled = producer.throttled();
         if acked > 0 {
             self.fruitless = 0;
+            self.waiting.progress();
         }
-        if acked > 0 && polled.errors.is_empty() {
-            self.untroubled()?;
-        }
-        if let Some(error) = polled.errors.last() {
+        let any_fatal = polled.errors.iter().any(|error| error.fatal);
+        if let Some(error) = most_telling(polled.errors) {
             self.pins.doubt();
             let text = format!("Kafka at {}: {}", self.ground.kafka.bootstrap, error.reason);
-            self.troubled(&text)?;
+            self.troubled(&describe(error.code, &text))?;
+        } else if !throttled.is_zero() && self.outstanding > 0 {
+            self.troubled(
+                "N06: a quota of the cluster slows this user's requests down: raise its producer_byte_rate",
+            )?;
+        } else if acked > 0 {
+            self.untroubled()?;
         }
-        if polled.errors.iter().any(|error| error.fatal) && failure.is_none() {
+        if any_fatal && failure.is_none() {
             failure = Some(Failure::Producer);
         }
         if let Some(failure) = failure {
             self.fail(failure, &reason.unwrap_or_default())?;
         }
-        Ok(())
+        self.look_why()
     }
 
     /// Notes that the producer has to be replaced, and why.
@@ -282,7 +291,11 @@ impl<'a> Session<'a> {
             self.failure = Some(failure);
         }
         if self.mode == Mode::Together || failure != Failure::Refused {
-            self.troubled(&format!("sending failed, trying again: {reason}"))?;
+            let text = match code_of(reason) {
+                Some(_) => reason.to_owned(),
+                None => format!("sending failed, trying again: {reason}"),
+            };
+            self.troubled(&text)?;
         }
         Ok(())
     }
@@ -321,62 +334,6 @@ impl<'a> Session<'a> {
             return Err(Halt::Stopped);
         }
         self.keep_alive()
-    }
-
-    /// Says why nothing goes on and waits a little, longer each time.
-    fn hindered(&mut self, why: &str) -> Result<(), Halt> {
-        self.go_on()?;
-        self.troubled(why)?;
-        let pause = self.backoff;
-        self.backoff = (pause * 2).min(self.ground.options.retry_max);
-        if self.producer.is_some() {
-            let until = Instant::now() + pause;
-            while Instant::now() < until && self.drain_until.is_some() == self.stopping() {
-                self.poll(pause.min(Duration::from_millis(20)))?;
-            }
-        } else if !self.stopping() {
-            // Whether it was triggered is seen at the next turn.
-            let _triggered = self.ground.shutdown.wait(pause);
-        } else {
-            std::thread::sleep(pause.min(Duration::from_millis(20)));
-        }
-        Ok(())
-    }
-
-    /// Notes trouble in the status and, at most once a second or when it changes, in the database.
-    pub fn troubled(&mut self, what: &str) -> Result<(), Halt> {
-        self.ground.status.set_trouble(Some(what));
-        let known = self.trouble.as_ref().is_some_and(|(_, noted)| noted.elapsed() < Duration::from_secs(1));
-        if known {
-            return Ok(());
-        }
-        if self.trouble.as_ref().is_none_or(|(text, _)| text != what) {
-            tracing::warn!(stream = %self.ground.store.stream(), "{what}");
-        }
-        self.trouble = Some((what.to_owned(), Instant::now()));
-        self.note_in_database(Some(what))
-    }
-
-    /// Notes that all goes well again.
-    pub fn untroubled(&mut self) -> Result<(), Halt> {
-        self.backoff = BACKOFF_FIRST;
-        if self.trouble.take().is_none() {
-            return Ok(());
-        }
-        self.ground.status.set_trouble(None);
-        self.note_in_database(None)
-    }
-
-    /// A note that cannot be written is no reason to stop: only being fenced is.
-    fn note_in_database(&mut self, what: Option<&str>) -> Result<(), Halt> {
-        match self.ground.store.note_trouble(self.ground.token, what, now_ms()).map_err(Halt::from) {
-            Err(Halt::Fenced) => Err(Halt::Fenced),
-            Err(halt) => {
-                tracing::debug!(?halt, "the note on the relay's trouble was not written");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
     }
 
     /// The handle of a topic in the present producer.

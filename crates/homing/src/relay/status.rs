@@ -45,6 +45,14 @@ pub struct Trouble {
     pub since: SystemTime,
 }
 
+impl Trouble {
+    /// The finding's code, when there is one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        super::code_of(&self.what)
+    }
+}
+
 /// A live view of a relay; share it behind an `Arc`.
 #[derive(Default)]
 pub struct RelayStatus {

@@ -1,7 +1,7 @@
 //! The topics a relay writes to: their pinned epochs, lanes, limits and handles.
 
 use crate::kafka::producer::TopicHandle;
-use crate::outbox::store::{LanePart, Manifest, Standing, TopicEpoch};
+use crate::outbox::store::{LanePart, Manifest, Standing, TopicEpoch, Weakness};
 use homing_core::{Epoch, Offset, PartitionCount, TopicName};
 use std::collections::HashMap;
 use std::time::Instant;
@@ -27,6 +27,8 @@ pub(super) struct OpenTopic {
     pub lanes: Vec<Lane>,
     /// The topic's `max.message.bytes`.
     pub message_bytes_max: usize,
+    /// What was noted of its settings; `None` before the first look.
+    pub weakness: Option<Option<Weakness>>,
     /// Its handle in the present producer.
     pub handle: Option<TopicHandle>,
     /// Why its epoch must end once all is settled, with the partition count it has now.
@@ -74,6 +76,7 @@ impl Topics {
             epoch,
             lanes,
             message_bytes_max: MESSAGE_BYTES_DEFAULT,
+            weakness: None,
             handle: None,
             outdated: None,
             missing_since: None,

@@ -1,8 +1,8 @@
 //! The relay's lease row: who owns the outbox, until when, and what keeps it waiting.
 
 use crate::outbox::error::{During, OutboxError};
-use crate::outbox::store::{Holder, Owner};
-use homing_core::{Claimant, FencingToken, LeaseDecision, LeaseState, lease};
+use crate::outbox::store::{Holder, Owner, Weakness};
+use homing_core::{Claimant, FencingToken, LeaseDecision, LeaseState, TopicName, lease};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 pub(super) fn holder(connection: &Connection) -> Result<Option<Holder>, OutboxError> {
@@ -111,6 +111,27 @@ pub(super) fn note_trouble(
          trouble_since_ms = CASE WHEN ?1 IS NULL THEN NULL ELSE COALESCE(trouble_since_ms, ?2) END",
         params![trouble, now_ms],
     )
+    .during(note)?;
+    tx.commit().during(note)
+}
+
+pub(super) fn note_weakness(
+    connection: &mut Connection,
+    token: FencingToken,
+    topic: &TopicName,
+    weakness: Option<&Weakness>,
+    now_ms: i64,
+) -> Result<(), OutboxError> {
+    let note = "note what is weak about a topic";
+    let tx = fenced(connection, token, note)?;
+    match weakness {
+        None => tx.execute("DELETE FROM homing_topic_warning WHERE topic = ?1", [topic.as_str()]),
+        Some(Weakness { code, what }) => tx.execute(
+            "INSERT INTO homing_topic_warning (topic, code, what, since_ms) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (topic) DO UPDATE SET code = ?2, what = ?3, since_ms = ?4 WHERE code <> ?2",
+            params![topic.as_str(), code, what, now_ms],
+        ),
+    }
     .during(note)?;
     tx.commit().during(note)
 }

@@ -90,6 +90,14 @@ CREATE TABLE IF NOT EXISTS homing_topic (
     PRIMARY KEY (topic, epoch)
 ) WITHOUT ROWID;
 
+-- What is weak about topics' settings, as the relay last saw them.
+CREATE TABLE IF NOT EXISTS homing_topic_warning (
+    topic    TEXT NOT NULL PRIMARY KEY,
+    code     TEXT NOT NULL,
+    what     TEXT NOT NULL,
+    since_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- Where each lane's numbering stands. verified_seq is the auditor's.
 CREATE TABLE IF NOT EXISTS homing_lane (
     topic        TEXT NOT NULL,

@@ -5,7 +5,7 @@ use super::ownership::holder;
 use super::pins::parse_topic;
 use crate::liveness;
 use crate::outbox::error::{During, OutboxError};
-use crate::outbox::report::{LaneStats, OutboxStats, RelayStats};
+use crate::outbox::report::{LaneStats, OutboxStats, RelayStats, TopicWarning};
 use homing_core::{Epoch, Offset, Partition, Seq};
 use rusqlite::{Connection, OptionalExtension};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -58,10 +58,25 @@ impl SqliteOutbox {
             dead_letters: count("SELECT COUNT(*) FROM homing_dead_letter WHERE redriven_as IS NULL")?,
             voided: count("SELECT COUNT(*) FROM homing_void")?,
             repairs_wanted: count("SELECT COUNT(*) FROM homing_repair WHERE state = 'wanted'")?,
+            warnings: warnings(&tx).during("read the topics' warnings")?,
             lanes: lanes(&tx)?,
             relay: relay(&tx, now_ms)?,
         })
     }
+}
+
+fn warnings(connection: &Connection) -> rusqlite::Result<Vec<TopicWarning>> {
+    connection
+        .prepare("SELECT topic, code, what, since_ms FROM homing_topic_warning ORDER BY topic")?
+        .query_map([], |row| {
+            Ok(TopicWarning {
+                topic: row.get(0)?,
+                code: row.get(1)?,
+                what: row.get(2)?,
+                since_ms: row.get(3)?,
+            })
+        })?
+        .collect()
 }
 
 fn lanes(connection: &Connection) -> Result<Vec<LaneStats>, OutboxError> {

@@ -7,7 +7,7 @@ use crate::outbox::rows::RowBuf;
 use crate::outbox::signals::Signals;
 use crate::outbox::store::{
     Commit, Holder, LanePart, Manifest, Owner, RepairOrder, RepairState, RowId, RowReader, Standing, Store,
-    TopicEpoch,
+    TopicEpoch, Weakness,
 };
 use homing_core::{Epoch, FencingToken, LeaseDecision, Offset, Partition, Seq, StreamName, TopicName};
 use rusqlite::Connection;
@@ -98,6 +98,16 @@ impl Store for SqliteStore {
         now_ms: i64,
     ) -> Result<(), OutboxError> {
         ownership::note_trouble(&mut self.connection, token, trouble, now_ms)
+    }
+
+    fn note_weakness(
+        &mut self,
+        token: FencingToken,
+        topic: &TopicName,
+        weakness: Option<&Weakness>,
+        now_ms: i64,
+    ) -> Result<(), OutboxError> {
+        ownership::note_weakness(&mut self.connection, token, topic, weakness, now_ms)
     }
 
     fn repairs_wanted(&self, limit: usize) -> Result<Vec<RepairOrder>, OutboxError> {
