@@ -7,8 +7,10 @@
 use homing_lab::acked::{Loss, Numbered};
 use homing_lab::cluster::{Cluster, ClusterOptions, Storage};
 use homing_lab::faults::disk::may_mount;
+use homing_lab::faults::truncation::recovery_point;
 use homing_lab::job::{Role, Site};
 use homing_lab::scene::{Pace, Scene};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -29,6 +31,9 @@ fn cut_all(what: &str, storage: Storage, settings: &[(&str, &str)]) -> Loss {
     let mut producer = Numbered::new(&cluster.bootstrap(), "orders", ACKS_ALL).unwrap();
     producer.send(2000).unwrap();
     assert!(producer.wait_acked(PATIENCE));
+    if storage == Storage::Directory && settings == FLUSH_EACH {
+        wait_noted(&cluster, 2000);
+    }
     cluster.cut_power(&[0, 1, 2]).unwrap();
     for node in cluster.nodes() {
         node.start().unwrap();
@@ -46,7 +51,19 @@ fn disks() -> Storage {
     if may_mount() { Storage::LoopMounts { mib: 256 } } else { Storage::Directory }
 }
 
-const FLUSH_EACH: &[(&str, &str)] = &[("log.flush.interval.messages", "1")];
+/// The notes of what was flushed matter only where logs are cut back to them.
+const FLUSH_EACH: &[(&str, &str)] =
+    &[("log.flush.interval.messages", "1"), ("log.flush.offset.checkpoint.interval.ms", "200")];
+
+/// Waits until every node has noted that so many records are flushed.
+fn wait_noted(cluster: &Cluster, records: i64) {
+    let deadline = Instant::now() + PATIENCE;
+    let noted = |data: &Path| recovery_point(data, "orders", 0).unwrap();
+    while cluster.nodes().iter().any(|node| noted(&node.data_dir()) < records) {
+        assert!(Instant::now() < deadline, "every node must note what it flushed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
 
 #[test]
 fn unsafe_arm_a_power_cut_of_all_brokers_loses_what_only_lay_in_their_memory() {
@@ -64,6 +81,8 @@ fn a_power_cut_of_all_brokers_loses_nothing_that_was_flushed_first() {
 fn without_root_logs_are_cut_at_their_recovery_points_with_the_same_result() {
     let unsafe_arm = cut_all("default flush, logs cut", Storage::Directory, &[]);
     assert!(unsafe_arm.lost > 0, "{unsafe_arm}");
+    let safe_arm = cut_all("flush each, logs cut", Storage::Directory, FLUSH_EACH);
+    assert_eq!(safe_arm.lost, 0, "{safe_arm}");
 }
 
 #[test]

@@ -28,6 +28,18 @@ pub fn cut_to_recovery_points(data: &Path) -> io::Result<u64> {
     Ok(cut)
 }
 
+/// How far Kafka has noted a log below `data` to be flushed: the offset that a cut keeps up to.
+///
+/// It makes a new note every `log.flush.offset.checkpoint.interval.ms`, a minute by default,
+/// however often it flushes.
+///
+/// # Errors
+/// When the note cannot be read.
+pub fn recovery_point(data: &Path, topic: &str, partition: i32) -> io::Result<i64> {
+    let points = read_checkpoint(&data.join(CHECKPOINT))?;
+    Ok(points.get(&format!("{topic}-{partition}")).copied().unwrap_or(0))
+}
+
 fn is_partition(name: &str) -> bool {
     name.rsplit_once('-').is_some_and(|(_, number)| number.parse::<u32>().is_ok())
 }
