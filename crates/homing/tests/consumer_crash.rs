@@ -250,9 +250,11 @@ fn without_the_inbox_a_kill_repeats_effects_and_loses_none() {
     let (db, _) = crash_and_restart(&cluster, "noinbox", false, &crashes);
     assert_eq!(distinct(&db), RECORDS - 1);
     let repeated = total(&db) - distinct(&db);
-    // The unsafe arm must show what the inbox prevents, and no more than was in flight each time.
+    // The unsafe arm must show what the inbox prevents, and no more than each life had handled or
+    // in flight: on a replicated cluster a life this short may end before its first commit is taken.
     assert!(repeated > 0, "no effect was repeated: the kills did not bite");
-    assert!(repeated <= 3 * 100, "{repeated} effects repeated");
+    let most: u64 = crashes.iter().map(|(_, handled)| handled + 100).sum();
+    assert!(repeated <= most, "{repeated} effects repeated");
 }
 
 #[test]

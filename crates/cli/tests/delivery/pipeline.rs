@@ -72,6 +72,7 @@ fn rows_inserted_by_sqlite3_and_python_are_relayed_while_it_runs() {
         home.orders
     );
     let shell = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 30000"])
         .arg(&database)
         .arg(sql)
         .output()
