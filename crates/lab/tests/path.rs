@@ -4,7 +4,7 @@
 #[path = "path/way.rs"]
 mod way;
 
-use homing::{KafkaConfig, RelayError};
+use homing::{Consumer, ConsumerOptions, KafkaConfig, Outcome, RelayError, Shutdown};
 use homing_broker::{Broker, BrokerOptions};
 use homing_lab::cluster::Cluster;
 use homing_lab::cluster::acls::{Operation, Resource};
@@ -18,6 +18,8 @@ use kafka_protocol::messages::{
     AlterClientQuotasRequest, DeleteTopicsRequest, DescribeConfigsRequest, FetchRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use way::{WRITER, Way, alone, until};
 
 fn text(text: &str) -> StrBytes {
@@ -313,6 +315,56 @@ fn a_topic_that_is_only_just_being_made_sets_no_row_aside() {
     way.waits_for(None, "does not know topic");
     cluster.create_topic(&way.topic, 3, 3, &[("min.insync.replicas", "2")]).unwrap();
     way.goes_on();
+    way.stop().unwrap();
+    way.assert_whole();
+}
+
+#[test]
+fn a_consumer_whose_rights_are_taken_away_goes_on_once_they_are_back() {
+    let (cluster, _alone) = alone();
+    let mut way = Way::new(cluster, Access::SaslScram(APP), 3, "2");
+    let (topic, group) = (way.topic.clone(), format!("group-{}", way.topic));
+    let (on_topic, on_group) = (Resource::Topic(&topic), Resource::Group(&group));
+    cluster.allow(APP, on_group, &[Operation::Read]).unwrap();
+    way.enqueue(50, 1);
+    way.start();
+    way.goes_on();
+    let options =
+        ConsumerOptions { dead_letter: None, ..ConsumerOptions::new(&group, [topic.as_str()]).unwrap() };
+    let consumer = Consumer::new(way.kafka.clone(), options).unwrap();
+    let (status, stop, told) = (consumer.status(), Shutdown::new(), Shutdown::new());
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let consuming = std::thread::spawn({
+        let (stop, handled) = (stop.clone(), Arc::clone(&handled));
+        move || {
+            let handler = move |record: &homing::Record| {
+                let number: u32 = String::from_utf8_lossy(record.payload().unwrap()).parse().unwrap();
+                handled.lock().unwrap().push(number);
+                Outcome::Ok
+            };
+            let ended = consumer.run_blocking(handler, &stop);
+            told.trigger();
+            ended
+        }
+    });
+    let seen = || handled.lock().unwrap().iter().copied().collect::<BTreeSet<u32>>().len();
+    until("the first fifty are handled", || seen() == 50);
+    for (on, which) in [(on_topic, "topic"), (on_group, "group")] {
+        cluster.disallow(APP, on, &[Operation::Read]).unwrap();
+        let before = seen();
+        if which == "topic" {
+            cluster.allow(APP, on, &[Operation::Describe]).unwrap();
+        }
+        way.enqueue(50, 1);
+        until("the consumer is told", || {
+            let told = format!("{which} authorization failed");
+            status.counts().last_error.is_some_and(|error| error.to_lowercase().contains(&told))
+        });
+        cluster.allow(APP, on, &[Operation::Read]).unwrap();
+        until("what came meanwhile is handled", || seen() == before + 50);
+    }
+    stop.trigger();
+    consuming.join().unwrap().unwrap();
     way.stop().unwrap();
     way.assert_whole();
 }
