@@ -149,23 +149,36 @@ fn kill_over_and_over(roles: [Role; 2], kills: usize) -> Report {
     bench.scene.finish_unstamped(workers, Duration::from_secs(2)).unwrap()
 }
 
+/// Kills until it shows, three times at the most: whether a kill finds anything under way is chance,
+/// and a slow machine leaves the workers idle for most of the time.
+fn kill_until(shows: impl Fn(&Report) -> bool, roles: [Role; 2]) -> Report {
+    let mut report = kill_over_and_over(roles, 30);
+    for _ in 1..3 {
+        if shows(&report) {
+            break;
+        }
+        report = kill_over_and_over(roles, 30);
+    }
+    report
+}
+
 #[test]
 fn unsafe_arm_a_relay_that_marks_on_enqueue_loses_under_the_same_kills() {
-    let report = kill_over_and_over([Role::UnsafeRelay, Role::ConsumerWithoutInbox], 30);
+    let report = kill_until(|report| report.lost() > 0, [Role::UnsafeRelay, Role::ConsumerWithoutInbox]);
     println!("relay that marks on enqueue: {report}");
     assert!(report.lost() > 0, "an unsafe arm that loses nothing makes the kill tests invalid: {report}");
 }
 
 #[test]
 fn unsafe_arm_a_consumer_that_auto_commits_loses_under_the_same_kills() {
-    let report = kill_over_and_over([Role::UnsafeConsumer, Role::Relay], 30);
+    let report = kill_until(|report| report.lost() > 0, [Role::UnsafeConsumer, Role::Relay]);
     println!("consumer that auto-commits: {report}");
     assert!(report.lost() > 0, "an unsafe arm that loses nothing makes the kill tests invalid: {report}");
 }
 
 #[test]
 fn unsafe_arm_a_consumer_without_inbox_applies_twice_under_the_same_kills() {
-    let report = kill_over_and_over([Role::ConsumerWithoutInbox, Role::Relay], 30);
+    let report = kill_until(|report| report.twice() > 0, [Role::ConsumerWithoutInbox, Role::Relay]);
     println!("consumer without inbox: {report}");
     assert_eq!(report.lost(), 0, "without the inbox nothing is lost either: {report}");
     assert!(
