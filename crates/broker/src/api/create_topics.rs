@@ -11,7 +11,7 @@ use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
 use kafka_protocol::protocol::StrBytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -30,7 +30,10 @@ pub(super) fn answer(
     for topic in &request.topics {
         *named.entry(topic.name.to_string()).or_default() += 1;
     }
-    let results = request.topics.iter().map(|topic| {
+    // A topic named twice is answered once.
+    let mut seen = HashSet::new();
+    let once = request.topics.iter().filter(|topic| seen.insert(topic.name.clone()));
+    let results = once.map(|topic| {
         let outcome = match injected_code(fault) {
             Some(code) => {
                 Err((code.err().unwrap_or(ResponseError::UnknownServerError), "injected".to_owned()))
@@ -92,26 +95,35 @@ fn check(state: &State, topic: &CreatableTopic) -> Result<NewTopic, Refusal> {
         let why = format!("topic name {:?} must be 1 to 249 of [a-zA-Z0-9._-]", topic.name.as_str());
         return Err((ResponseError::InvalidTopicException, why));
     }
-    let partitions = if topic.assignments.is_empty() { count(state, topic)? } else { assigned(topic)? };
-    if !(1..=PARTITIONS_MAX).contains(&partitions) {
-        let why = format!("{partitions} partitions: must be 1 to {PARTITIONS_MAX}");
-        return Err((ResponseError::InvalidPartitions, why));
-    }
+    // Kafka looks at the settings first.
     let mut settings = BTreeMap::new();
     for setting in &topic.configs {
         let value = setting.value.as_deref().unwrap_or_default();
         config::check(&setting.name, value).map_err(|why| (ResponseError::InvalidConfig, why))?;
         settings.insert(setting.name.to_string(), value.to_owned());
     }
+    let partitions = if topic.assignments.is_empty() { count(state, topic)? } else { assigned(topic)? };
+    if !(1..=PARTITIONS_MAX).contains(&partitions) {
+        let why = format!("{partitions} partitions: must be 1 to {PARTITIONS_MAX}");
+        return Err((ResponseError::InvalidPartitions, why));
+    }
     Ok(NewTopic { name: topic.name.to_string(), partitions, settings })
 }
 
 fn count(state: &State, topic: &CreatableTopic) -> Result<i32, Refusal> {
-    if !matches!(topic.replication_factor, -1 | 1) {
-        let why = format!(
-            "Unable to replicate the partition {} time(s): only 1 broker(s) are registered.",
-            topic.replication_factor
-        );
+    // In Kafka's order: what no cluster could do, then what one node cannot.
+    let factor = topic.replication_factor;
+    if factor < 1 && factor != -1 {
+        let why = format!("Replication factor {factor}: must be above 0, or -1");
+        return Err((ResponseError::InvalidReplicationFactor, why));
+    }
+    if topic.num_partitions < 1 && topic.num_partitions != -1 {
+        let why = format!("{} partitions: must be 1 to {PARTITIONS_MAX}", topic.num_partitions);
+        return Err((ResponseError::InvalidPartitions, why));
+    }
+    if factor > 1 {
+        let why =
+            format!("Unable to replicate the partition {factor} time(s): only 1 broker(s) are registered.");
         return Err((ResponseError::InvalidReplicationFactor, why));
     }
     Ok(if topic.num_partitions == -1 { state.options.default_partitions } else { topic.num_partitions })

@@ -10,6 +10,7 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use super::create_topics::is_legal_name;
 use super::refusal::{Refusal, refusal};
 use crate::config::{Kind, SETTINGS};
 use crate::log::FlushPolicy;
@@ -63,6 +64,10 @@ pub(crate) fn answer(
 
 fn describe(state: &State, resource: &DescribeConfigsResource) -> Result<Vec<Value>, Refusal> {
     let mut values = match resource.resource_type {
+        TOPIC if !is_legal_name(&resource.resource_name) => {
+            let why = format!("{:?} is no name of a topic", resource.resource_name.as_str());
+            return Err(refusal(ResponseError::InvalidTopicException, why));
+        }
         TOPIC => {
             let topic = state.topic(&resource.resource_name, uuid::Uuid::nil())?;
             topic_values(state, &topic.settings)

@@ -5,7 +5,7 @@
 
 use super::injected_code;
 use crate::faults::Fault;
-use crate::log::{Read, ReadError};
+use crate::log::Read;
 use crate::state::State;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -74,12 +74,7 @@ fn collect(state: &State, request: &FetchRequest) -> Collected {
                 }
                 Err(failed) => {
                     collected.failed = true;
-                    partition_data(
-                        wanted.partition,
-                        failed.error.code(),
-                        failed.start_offset,
-                        failed.high_watermark,
-                    )
+                    partition_data(wanted.partition, failed.code(), -1, -1)
                 }
             };
             partitions.push(data);
@@ -97,11 +92,10 @@ fn read(
     wanted: &FetchPartition,
     room: usize,
     is_first: bool,
-) -> Result<Read, ReadError> {
-    let fail = |error: ResponseError| ReadError { error, start_offset: -1, high_watermark: -1 };
-    let found = state.topic(&topic.topic, topic.topic_id).map_err(fail)?;
-    let log = found.log(wanted.partition).map_err(fail)?;
-    state.check_leader_epoch(wanted.current_leader_epoch).map_err(fail)?;
+) -> Result<Read, ResponseError> {
+    let found = state.topic(&topic.topic, topic.topic_id)?;
+    let log = found.log(wanted.partition)?;
+    state.check_leader_epoch(wanted.current_leader_epoch)?;
     let bytes_max = usize::try_from(wanted.partition_max_bytes).unwrap_or(0).min(room);
     log.read(wanted.fetch_offset, bytes_max, is_first)
 }

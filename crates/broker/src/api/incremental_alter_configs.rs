@@ -46,6 +46,17 @@ fn alter(state: &State, resource: &AlterConfigsResource, validate_only: bool) ->
         }
         _ => return Err(refusal(ResponseError::InvalidRequest, "this broker has settings of topics only")),
     }
+    // What makes no sense for any topic is said before the topic is looked for, as Kafka does.
+    let has_value = |change: &AlterableConfig| change.config_operation == DELETE || change.value.is_some();
+    if let Some(odd) = resource.configs.iter().find(|change| !has_value(change)) {
+        return Err(refusal(ResponseError::InvalidRequest, format!("{} has no value", odd.name.as_str())));
+    }
+    if let Some(odd) =
+        resource.configs.iter().find(|change| !(SET..=SUBTRACT).contains(&change.config_operation))
+    {
+        let (what, name) = (odd.config_operation, odd.name.as_str());
+        return Err(refusal(ResponseError::InvalidRequest, format!("unknown operation {what} for {name}")));
+    }
     let topic = state.topic(&resource.resource_name, uuid::Uuid::nil())?;
     let settings = changed(&topic.settings, &resource.configs)?;
     if validate_only {

@@ -34,6 +34,7 @@ pub(super) fn answer(
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
             let found = match injected_code(fault) {
                 Some(code) => Err(code),
+                None if !is_known(wanted.timestamp, version) => Err(ResponseError::UnsupportedVersion.code()),
                 None => find(state, &topic.name, wanted).map_err(|error| error.code()),
             };
             match found {
@@ -48,6 +49,16 @@ pub(super) fn answer(
         ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions)
     });
     ListOffsetsResponse::default().with_topics(topics.collect())
+}
+
+/// Whether a timestamp means something in a version: the negative ones came one after the other.
+fn is_known(timestamp: i64, version: i16) -> bool {
+    match timestamp {
+        LATEST | EARLIEST => true,
+        MAX_TIMESTAMP => version >= 7,
+        EARLIEST_LOCAL => version >= 8,
+        time => time >= 0,
+    }
 }
 
 fn find(state: &State, topic: &str, wanted: &ListOffsetsPartition) -> Result<Found, ResponseError> {

@@ -13,6 +13,7 @@ use kafka_protocol::messages::metadata_response::{
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 pub(super) fn answer(
@@ -30,7 +31,10 @@ pub(super) fn answer(
     let topics = if everything {
         state.catalog.all().iter().map(|topic| describe(state, topic)).collect()
     } else {
-        let wanted = request.topics.unwrap_or_default();
+        let mut wanted = request.topics.unwrap_or_default();
+        // A topic named twice is described once.
+        let mut seen = HashSet::new();
+        wanted.retain(|topic| seen.insert((topic.name.clone(), topic.topic_id)));
         wanted.into_iter().map(|wanted| one(state, wanted, creates, fault)).collect()
     };
     let node = MetadataResponseBroker::default()

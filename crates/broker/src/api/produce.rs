@@ -27,12 +27,15 @@ struct Waiting {
 pub(super) fn begin(state: &Arc<State>, request: &Request, fault: Option<Fault>) -> Result<Reply, Refused> {
     let produce: ProduceRequest = request.decode()?;
     let acks = produce.acks;
+    let is_injected = injected_code(fault).is_some();
     let refused_whole = refuse_whole(&produce).or(injected_code(fault));
     let mut topics = Vec::with_capacity(produce.topic_data.len());
     for topic in produce.topic_data {
         let found = state.topic(&topic.name, topic.topic_id);
         let outcomes = topic.partition_data.iter().map(|data| {
             let result = match (refused_whole, &found) {
+                // An unknown topic is said first, as Kafka does.
+                (_, Err(error)) if !is_injected => Err(error.code()),
                 (Some(code), _) => Err(code),
                 (None, Err(error)) => Err(error.code()),
                 (None, Ok(found)) => {

@@ -112,7 +112,7 @@ impl Coordinator {
         let position = {
             let mut state = self.lock();
             let entity = state.groups.get(id).ok_or(ResponseError::GroupIdNotFound)?;
-            if !entity.group.is_empty() || state.has_undurable(id) {
+            if entity.group.has_members() || state.has_undurable(id) {
                 return Err(ResponseError::NonEmptyGroup);
             }
             let mut entries: Vec<Entry> = entity

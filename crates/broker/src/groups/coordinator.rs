@@ -116,6 +116,11 @@ impl Coordinator {
     pub async fn join(&self, group: &str, join: Join) -> Result<Joined, JoinRefused> {
         let member_id = join.identity.member_id.clone();
         let refuse = |error| JoinRefused { error, member_id: member_id.clone() };
+        // Before the group is looked for, as Kafka does.
+        let allowed = self.options.session_timeout_min..=self.options.session_timeout_max;
+        if !allowed.contains(&join.session_timeout) {
+            return Err(refuse(ResponseError::InvalidSessionTimeout));
+        }
         let (answer, stored) = {
             let mut state = self.lock();
             if !state.groups.contains_key(group) {

@@ -91,6 +91,11 @@ impl Group {
         self.phase == Phase::Empty && self.pending.is_empty()
     }
 
+    /// Somebody is in it; one who was only given an id is not.
+    pub fn has_members(&self) -> bool {
+        self.phase != Phase::Empty
+    }
+
     /// Nobody ever was in it.
     pub fn is_untouched(&self) -> bool {
         self.is_empty() && self.generation == 0

@@ -27,7 +27,7 @@ mod sync_tests;
 #[cfg(test)]
 mod tests;
 
-pub use reading::{Read, ReadError};
+pub use reading::Read;
 pub use recovery::OnDamage;
 
 use crate::config::TopicConfig;

@@ -22,17 +22,6 @@ pub struct Read {
     pub high_watermark: i64,
 }
 
-/// Why nothing can be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadError {
-    /// Kafka's code for it.
-    pub error: ResponseError,
-    /// The log's first offset.
-    pub start_offset: i64,
-    /// Behind the last record that may be seen.
-    pub high_watermark: i64,
-}
-
 /// One segment's part in a read, taken under the lock and used outside it.
 struct Span {
     file: Arc<File>,
@@ -46,15 +35,11 @@ impl PartitionLog {
     /// # Errors
     /// `OFFSET_OUT_OF_RANGE`; `CORRUPT_MESSAGE` for a batch whose checksum is wrong on disk;
     /// `KAFKA_STORAGE_ERROR` when the disk refuses.
-    pub fn read(&self, offset: i64, bytes_max: usize, one_at_least: bool) -> Result<Read, ReadError> {
+    pub fn read(&self, offset: i64, bytes_max: usize, one_at_least: bool) -> Result<Read, ResponseError> {
         let (start_offset, high_watermark, spans) = {
             let inner = self.lock();
-            let fail = |error| {
-                let (start_offset, high_watermark) = (inner.start_offset, inner.high_watermark);
-                Err(ReadError { error, start_offset, high_watermark })
-            };
             if offset < inner.start_offset || offset > inner.end_offset {
-                return fail(ResponseError::OffsetOutOfRange);
+                return Err(ResponseError::OffsetOutOfRange);
             }
             let at =
                 inner.segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1);
@@ -81,11 +66,10 @@ impl PartitionLog {
                 Ok(Some(records)) => return Ok(Read { records, start_offset, high_watermark }),
                 Err(error) => {
                     tracing::error!(dir = %self.dir.display(), offset, position = span.position, %error, "cannot read");
-                    let error = match error.kind() {
+                    return Err(match error.kind() {
                         io::ErrorKind::InvalidData => ResponseError::CorruptMessage,
                         _ => ResponseError::KafkaStorageError,
-                    };
-                    return Err(ReadError { error, start_offset, high_watermark });
+                    });
                 }
             }
         }

@@ -196,7 +196,7 @@ fn a_damaged_batch_in_a_sealed_segment_is_never_handed_out() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     let log = opening.open();
-    let error = log.read(0, 1 << 20, true).unwrap_err().error;
+    let error = log.read(0, 1 << 20, true).unwrap_err();
     assert_eq!(error, ResponseError::CorruptMessage);
     assert_eq!(readable(&log, 2), [2, 3], "what is sound is served");
 }
@@ -255,7 +255,7 @@ fn retention_forgets_whole_segments_and_remembers_that_it_did() {
     log.apply_retention(2_000 + 5_001, i64::MAX / 2);
     assert_eq!(log.offsets(), (6, 7, 7), "all but the segment written to");
     assert_eq!(opening.segments().len(), 1);
-    assert_eq!(log.read(5, 100, true).unwrap_err().error, ResponseError::OffsetOutOfRange);
+    assert_eq!(log.read(5, 100, true).unwrap_err(), ResponseError::OffsetOutOfRange);
     drop(log);
     assert_eq!(opening.open().offsets(), (6, 7, 7));
 }
