@@ -8,6 +8,7 @@ pub mod acked;
 pub mod bench;
 pub mod checker;
 pub mod cluster;
+pub mod differential;
 pub mod effects;
 pub mod faults;
 pub mod job;

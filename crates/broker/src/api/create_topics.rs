@@ -59,10 +59,6 @@ fn create(state: &State, topic: &CreatableTopic, only_check: bool) -> Result<Cre
     let new = check(state, topic)?;
     let settings = new.settings.clone();
     let partitions = new.partitions;
-    if state.catalog.by_name(&new.name).is_some() {
-        let why = format!("Topic '{}' already exists.", new.name);
-        return Err((ResponseError::TopicAlreadyExists, why));
-    }
     if only_check {
         return Ok(Created { id: Uuid::nil(), partitions, settings });
     }
@@ -95,7 +91,11 @@ fn check(state: &State, topic: &CreatableTopic) -> Result<NewTopic, Refusal> {
         let why = format!("topic name {:?} must be 1 to 249 of [a-zA-Z0-9._-]", topic.name.as_str());
         return Err((ResponseError::InvalidTopicException, why));
     }
-    // Kafka looks at the settings first.
+    // In Kafka's order: whether it is there already, then its settings, then its size.
+    if state.catalog.by_name(&topic.name).is_some() {
+        let why = format!("Topic '{}' already exists.", topic.name.as_str());
+        return Err((ResponseError::TopicAlreadyExists, why));
+    }
     let mut settings = BTreeMap::new();
     for setting in &topic.configs {
         let value = setting.value.as_deref().unwrap_or_default();

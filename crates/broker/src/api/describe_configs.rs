@@ -82,7 +82,8 @@ fn describe(state: &State, resource: &DescribeConfigsResource) -> Result<Vec<Val
             return Err(refusal(ResponseError::InvalidRequest, why));
         }
     };
-    if let Some(keys) = &resource.configuration_keys {
+    // No keys, and no list of them either, means all.
+    if let Some(keys) = resource.configuration_keys.as_ref().filter(|keys| !keys.is_empty()) {
         values.retain(|value| keys.iter().any(|key| key.as_str() == value.name));
     }
     Ok(values)
