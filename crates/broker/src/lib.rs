@@ -26,6 +26,9 @@ mod options;
 mod server;
 mod state;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use api::read_request;
 pub use faults::{Count, Fault, Faults};
 pub use groups::GroupOptions;
 pub use heap::keep_heap_small;

@@ -31,9 +31,14 @@ mod offset_commit;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+#[cfg(any(test, fuzzing))]
+mod reading;
 mod refusal;
 mod shape;
 mod sync_group;
+
+#[cfg(fuzzing)]
+pub use reading::read_request;
 
 use crate::connection::Client;
 use crate::faults::Fault;
