@@ -76,14 +76,15 @@ fn changed(
         if !seen.insert(name) {
             return Err(refusal(ResponseError::InvalidRequest, format!("{name} is named twice")));
         }
-        let Some(setting) = config::setting(name) else {
-            let why = format!("Unknown topic config name: {name}");
-            return Err(refusal(ResponseError::InvalidConfig, why));
-        };
+        // Also a name that there is no setting of: Kafka finds nothing to take away.
         if change.config_operation == DELETE {
             settings.remove(name);
             continue;
         }
+        let Some(setting) = config::setting(name) else {
+            let why = format!("Unknown topic config name: {name}");
+            return Err(refusal(ResponseError::InvalidConfig, why));
+        };
         let Some(given) = change.value.as_deref() else {
             return Err(refusal(ResponseError::InvalidRequest, format!("{name} has no value")));
         };
@@ -152,6 +153,7 @@ mod tests {
         let after = changed(&before, &[change("retention.ms", SET, Some("7"))]).unwrap();
         assert_eq!(after.len(), 2);
         let after = changed(&after, &[change("segment.ms", DELETE, None)]).unwrap();
+        let after = changed(&after, &[change("no.such", DELETE, None)]).unwrap();
         assert_eq!(after, BTreeMap::from([("retention.ms".to_owned(), "7".to_owned())]));
     }
 

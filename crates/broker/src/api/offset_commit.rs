@@ -13,6 +13,8 @@ use crate::groups::{Commit, Coordinator, NewOffset, Place};
 
 /// Up to here the client brings its own retention.
 const OWN_RETENTION: i16 = 4;
+/// Clients before this version know another word for a group that is not there.
+const GROUP_ID_NOT_FOUND_SINCE: i16 = 9;
 
 /// `topic_id` gives the id of a topic that has the partition.
 pub(crate) async fn answer(
@@ -41,11 +43,23 @@ pub(crate) async fn answer(
         retention_ms: Some(request.retention_time_ms).filter(|ms| version <= OWN_RETENTION && *ms >= 0),
         offsets,
     };
-    let committed = groups.commit(&request.group_id, commit).await;
+    // As in Kafka, the group is not asked at all when no partition is known.
+    let is_any_known = refused.iter().any(|error| *error != Some(ResponseError::UnknownTopicOrPartition));
+    let committed = if is_any_known { groups.commit(&request.group_id, commit).await } else { Ok(()) };
+    let committed = committed.map_err(|error| match error {
+        ResponseError::GroupIdNotFound if version < GROUP_ID_NOT_FOUND_SINCE => {
+            ResponseError::IllegalGeneration
+        }
+        error => error,
+    });
     let mut refused = refused.into_iter();
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
-            let error = refused.next().flatten().or(committed.err());
+            // As in Kafka: the partition first, then who commits, then the metadata.
+            let error = match (refused.next().flatten(), committed) {
+                (Some(ResponseError::OffsetMetadataTooLarge), Err(error)) => Some(error),
+                (refused, committed) => refused.or(committed.err()),
+            };
             OffsetCommitResponsePartition::default()
                 .with_partition_index(partition.partition_index)
                 .with_error_code(error.map_or(0, |error| error.code()))

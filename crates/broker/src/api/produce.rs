@@ -2,7 +2,7 @@
 
 use super::{Refused, Reply, Request, encode, injected_code};
 use crate::faults::Fault;
-use crate::log::PartitionLog;
+use crate::log::{PartitionLog, batch};
 use crate::state::{State, now_ms};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
@@ -27,26 +27,22 @@ struct Waiting {
 pub(super) fn begin(state: &Arc<State>, request: &Request, fault: Option<Fault>) -> Result<Reply, Refused> {
     let produce: ProduceRequest = request.decode()?;
     let acks = produce.acks;
-    let is_injected = injected_code(fault).is_some();
-    let refused_whole = refuse_whole(&produce).or(injected_code(fault));
+    let refused_whole = injected_code(fault).or(refuse_whole(&produce));
+    let lie = fault == Some(Fault::AckWithoutAppend);
     let mut topics = Vec::with_capacity(produce.topic_data.len());
     for topic in produce.topic_data {
         let found = state.topic(&topic.name, topic.topic_id);
         let outcomes = topic.partition_data.iter().map(|data| {
-            let result = match (refused_whole, &found) {
-                // An unknown topic is said first, as Kafka does.
-                (_, Err(error)) if !is_injected => Err(error.code()),
-                (Some(code), _) => Err(code),
-                (None, Err(error)) => Err(error.code()),
-                (None, Ok(found)) => {
-                    let records = data.records.as_deref().unwrap_or_default();
-                    let lie = fault == Some(Fault::AckWithoutAppend);
-                    found
-                        .log(data.index)
-                        .and_then(|log| append(log, records, lie))
-                        .map_err(|error| error.code())
+            // What is wrong is named in Kafka's order: the topic, the records' form, the acks, the records.
+            let append = || -> Result<Waiting, ResponseError> {
+                let log = found.as_ref().map_err(|error| *error)?.log(data.index)?;
+                let batch = batch::sole(data.records.as_deref().unwrap_or_default(), request.version)?;
+                if !(-1..=1).contains(&acks) {
+                    return Err(ResponseError::InvalidRequiredAcks);
                 }
+                append(log, batch, lie)
             };
+            let result = refused_whole.map_or_else(|| append().map_err(|error| error.code()), Err);
             Outcome { index: data.index, result }
         });
         topics.push((topic.name.clone(), outcomes.collect::<Vec<_>>()));
@@ -64,21 +60,28 @@ pub(super) fn begin(state: &Arc<State>, request: &Request, fault: Option<Fault>)
     })))
 }
 
+/// Transactions are not offered: `InitProducerId` gives no id to them.
 fn refuse_whole(produce: &ProduceRequest) -> Option<i16> {
-    let transactional = produce.transactional_id.is_some();
-    match produce.acks {
-        _ if transactional => Some(ResponseError::TransactionalIdAuthorizationFailed.code()),
-        -1..=1 => None,
-        _ => Some(ResponseError::InvalidRequiredAcks.code()),
+    let refused = ResponseError::TransactionalIdAuthorizationFailed.code();
+    if produce.transactional_id.is_some() {
+        return Some(refused);
     }
+    let records = produce.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let mut looked_at =
+        records.map(|data| batch::is_transactional(data.records.as_deref().unwrap_or_default()));
+    looked_at.find_map(|is_transactional| match is_transactional {
+        Ok(true) => Some(refused),
+        Ok(false) => None,
+        Err(error) => Some(error.code()),
+    })
 }
 
-fn append(log: &Arc<PartitionLog>, records: &[u8], lie: bool) -> Result<Waiting, ResponseError> {
+fn append(log: &Arc<PartitionLog>, batch: &[u8], lie: bool) -> Result<Waiting, ResponseError> {
     if lie {
         let (_, _, end) = log.offsets();
         return Ok(Waiting { base_offset: end, durable_at: end, log: None });
     }
-    let appended = log.append(records, now_ms())?;
+    let appended = log.append(batch, now_ms())?;
     let (base_offset, durable_at) = (appended.base_offset, appended.durable_at);
     Ok(Waiting { base_offset, durable_at, log: Some(Arc::clone(log)) })
 }

@@ -50,7 +50,7 @@ impl Coordinator {
         let mut state = self.lock();
         if !state.groups.contains_key(id) {
             if commit.generation >= 0 {
-                return Err(ResponseError::IllegalGeneration);
+                return Err(ResponseError::GroupIdNotFound);
             }
             if state.groups.len() >= self.options.groups_max {
                 return Err(ResponseError::CoordinatorNotAvailable);

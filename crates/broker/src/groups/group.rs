@@ -148,24 +148,17 @@ impl Group {
         effects
     }
 
-    /// Whether members with these protocols and those present could agree on one.
-    /// `except` names the member being replaced or updated.
-    pub(super) fn could_agree(
-        &self,
-        protocol_type: &str,
-        protocols: &[Protocol],
-        except: Option<&str>,
-    ) -> bool {
+    /// Whether a member with these protocols and those present could agree on one; as in Kafka, a
+    /// member that joins again must agree with what it said before, too.
+    pub(super) fn could_agree(&self, protocol_type: &str, protocols: &[Protocol]) -> bool {
         if protocol_type.is_empty() || protocols.is_empty() {
             return false;
         }
-        let mut others = self.members.values().filter(|m| Some(m.id.as_str()) != except).peekable();
-        if others.peek().is_none() {
+        if self.members.is_empty() {
             return true;
         }
-        let others: Vec<&Member> = others.collect();
         self.protocol_type.as_deref() == Some(protocol_type)
-            && protocols.iter().any(|p| others.iter().all(|m| m.supports(&p.name)))
+            && protocols.iter().any(|p| self.members.values().all(|m| m.supports(&p.name)))
     }
 
     /// The protocol all support which most members prefer; the leader's order breaks ties.

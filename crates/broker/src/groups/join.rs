@@ -32,11 +32,7 @@ impl Group {
         if session < self.options.session_timeout_min || session > self.options.session_timeout_max {
             return refuse(ResponseError::InvalidSessionTimeout, &join);
         }
-        let replaced = match &join.identity.instance_id {
-            Some(instance) => self.instances.get(instance).map(String::as_str),
-            None => Some(join.identity.member_id.as_str()),
-        };
-        if !self.could_agree(&join.protocol_type, &join.protocols, replaced) {
+        if !self.could_agree(&join.protocol_type, &join.protocols) {
             return refuse(ResponseError::InconsistentGroupProtocol, &join);
         }
         if join.identity.member_id.is_empty() {

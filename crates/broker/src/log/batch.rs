@@ -22,6 +22,16 @@ use kafka_protocol::ResponseError;
 pub const HEADER_BYTES: usize = 61;
 /// Bytes that a batch's length field does not count.
 const BEFORE_LENGTH_ENDS: usize = 12;
+/// No batch of any format is shorter than its length field says here.
+const LENGTH_MIN: usize = 14;
+const MAGIC_AT: usize = 16;
+const MAGIC: u8 = 2;
+/// Bits of the attributes that name the compression.
+const CODEC: i16 = 0x07;
+/// The last of the compressions.
+const ZSTD: i16 = 4;
+/// The version of Produce that may first bring zstd.
+const ZSTD_SINCE: i16 = 7;
 const CONTROL: i16 = 0x20;
 const TRANSACTIONAL: i16 = 0x10;
 const LOG_APPEND_TIME: i16 = 0x08;
@@ -62,7 +72,7 @@ fn be<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 impl BatchHeader {
     /// Reads a header; `None` when `bytes` is too short, or is no batch of magic 2 at all.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() < HEADER_BYTES || bytes[16] != 2 {
+        if bytes.len() < HEADER_BYTES || bytes[MAGIC_AT] != MAGIC {
             return None;
         }
         let length = usize::try_from(i32::from_be_bytes(be(bytes, 8))).ok()?;
@@ -106,51 +116,82 @@ pub fn is_intact(header: &BatchHeader, bytes: &[u8]) -> bool {
     bytes.len() == header.bytes && crc32c::crc32c(&bytes[21..]) == header.crc
 }
 
-/// Splits what a producer sent for one partition into batches, refusing what Kafka refuses.
+/// The one batch that a producer sent for a partition; what is cut short behind it is left out.
 ///
 /// # Errors
-/// `CORRUPT_MESSAGE`, `INVALID_RECORD`, `MESSAGE_TOO_LARGE`,
-/// `UNSUPPORTED_FOR_MESSAGE_FORMAT` as `LogValidator` and `UnifiedLog` of Apache Kafka.
-pub fn split(sent: &[u8], batch_bytes_max: usize) -> Result<Vec<(BatchHeader, &[u8])>, ResponseError> {
-    let mut batches = Vec::with_capacity(1);
-    let mut rest = sent;
-    while !rest.is_empty() {
-        let header = BatchHeader::parse(rest).ok_or(ResponseError::CorruptMessage)?;
-        if header.bytes > rest.len() {
-            return Err(ResponseError::CorruptMessage);
-        }
-        let (batch, behind) = rest.split_at(header.bytes);
-        check(&header, batch, batch_bytes_max)?;
-        batches.push((header, batch));
-        rest = behind;
-    }
-    let only_one = batches.len() == 1;
-    if batches.is_empty() || (!only_one && batches.iter().any(|(header, _)| header.is_idempotent())) {
+/// `INVALID_RECORD` when there is none, an old one, or more than one, `CORRUPT_MESSAGE` when it is
+/// no batch at all, `UNSUPPORTED_COMPRESSION_TYPE` for zstd in a request before version 7: in the
+/// order of Apache Kafka's `ProduceRequest.validateRecords`.
+pub fn sole(sent: &[u8], version: i16) -> Result<&[u8], ResponseError> {
+    let Some(end) = whole(sent)? else { return Err(ResponseError::InvalidRecord) };
+    let (batch, behind) = sent.split_at(end);
+    if batch[MAGIC_AT] != MAGIC {
         return Err(ResponseError::InvalidRecord);
     }
-    Ok(batches)
+    match attributes(batch) & CODEC {
+        ZSTD if version < ZSTD_SINCE => return Err(ResponseError::UnsupportedCompressionType),
+        codec if codec > ZSTD => return Err(ResponseError::InvalidRecord),
+        _ => {}
+    }
+    if whole(behind)?.is_some() {
+        return Err(ResponseError::InvalidRecord);
+    }
+    Ok(batch)
 }
 
-fn check(header: &BatchHeader, batch: &[u8], batch_bytes_max: usize) -> Result<(), ResponseError> {
+/// Whether what a producer sent begins with a batch of a transaction.
+///
+/// # Errors
+/// `CORRUPT_MESSAGE` when it begins with no batch at all.
+pub fn is_transactional(sent: &[u8]) -> Result<bool, ResponseError> {
+    let end = whole(sent)?;
+    Ok(end.is_some() && sent[MAGIC_AT] == MAGIC && attributes(sent) & TRANSACTIONAL != 0)
+}
+
+/// Where the batch ends that these bytes begin with; `None` when they are cut short before that.
+fn whole(bytes: &[u8]) -> Result<Option<usize>, ResponseError> {
+    if bytes.len() < BEFORE_LENGTH_ENDS {
+        return Ok(None);
+    }
+    let length = usize::try_from(i32::from_be_bytes(be(bytes, 8))).ok();
+    let length = length.filter(|length| *length >= LENGTH_MIN).ok_or(ResponseError::CorruptMessage)?;
+    match bytes.get(MAGIC_AT) {
+        None => Ok(None),
+        Some(magic) if *magic > MAGIC => Err(ResponseError::CorruptMessage),
+        Some(_) => Ok(Some(BEFORE_LENGTH_ENDS + length).filter(|end| *end <= bytes.len())),
+    }
+}
+
+/// Of bytes that [`whole`] has looked at.
+fn attributes(batch: &[u8]) -> i16 {
+    i16::from_be_bytes(be(batch, 21))
+}
+
+/// The header of a producer's batch, when the batch may be appended.
+///
+/// # Errors
+/// `INVALID_RECORD`, `MESSAGE_TOO_LARGE`, `CORRUPT_MESSAGE`, … as `UnifiedLog` and then
+/// `LogValidator` of Apache Kafka.
+pub fn check(batch: &[u8], batch_bytes_max: usize) -> Result<BatchHeader, ResponseError> {
+    if batch.get(..8).is_some_and(|base_offset| base_offset != [0; 8]) {
+        return Err(ResponseError::InvalidRecord);
+    }
     if batch.len() > batch_bytes_max {
         return Err(ResponseError::MessageTooLarge);
     }
-    if !is_intact(header, batch) {
+    let header = BatchHeader::parse(batch).ok_or(ResponseError::CorruptMessage)?;
+    if !is_intact(&header, batch) {
         return Err(ResponseError::CorruptMessage);
     }
     let counts_agree = header.records >= 1 && header.records.checked_sub(1) == Some(header.last_offset_delta);
-    let sequenced = !header.is_idempotent() || (header.base_sequence >= 0 && header.producer_epoch >= 0);
+    let sequenced = !header.is_idempotent() || header.base_sequence >= 0;
     if !counts_agree || !sequenced || header.attributes & CONTROL != 0 {
         return Err(ResponseError::InvalidRecord);
-    }
-    if header.attributes & TRANSACTIONAL != 0 {
-        // Transactions are not offered (InitProducerId refuses a transactional id).
-        return Err(ResponseError::TransactionalIdNotFound);
     }
     if header.attributes & LOG_APPEND_TIME != 0 {
         return Err(ResponseError::InvalidTimestamp);
     }
-    Ok(())
+    Ok(header)
 }
 
 /// Writes the fields that the broker decides into a batch.
@@ -182,29 +223,65 @@ pub mod tests {
         bytes
     }
 
+    const NOBODY: (i64, i16, i32) = (-1, -1, -1);
+    const VERSION: i16 = 11;
+
     #[test]
-    fn a_batch_is_split_off_and_patched_without_breaking_its_checksum() {
-        let mut sent = batch(3, (-1, -1, -1), b"abc");
-        sent.extend(batch(1, (-1, -1, -1), b"d"));
-        let batches = split(&sent, 1000).unwrap();
-        assert_eq!(batches.iter().map(|(h, _)| h.records).collect::<Vec<_>>(), [3, 1]);
-        let mut first = batches[0].1.to_vec();
-        patch(&mut first, 77, 5);
-        let header = BatchHeader::parse(&first).unwrap();
+    fn a_batch_is_taken_and_patched_without_breaking_its_checksum() {
+        let sent = batch(3, NOBODY, b"abc");
+        let mut taken = sole(&sent, VERSION).unwrap().to_vec();
+        assert_eq!(check(&taken, 1000).unwrap().records, 3);
+        patch(&mut taken, 77, 5);
+        let header = BatchHeader::parse(&taken).unwrap();
         assert_eq!((header.base_offset, header.last_offset(), header.leader_epoch), (77, 79, 5));
-        assert!(is_intact(&header, &first));
+        assert!(is_intact(&header, &taken));
     }
 
     #[test]
-    fn what_kafka_refuses_is_refused() {
+    fn one_whole_batch_is_taken_and_nothing_else() {
+        let sound = batch(2, NOBODY, b"x");
+        let changed = |at: usize, to: u8| {
+            let mut bytes = sound.clone();
+            bytes[at] = to;
+            bytes
+        };
+        let zstd = changed(22, 4);
+        assert_eq!(sole(&[], VERSION), Err(ResponseError::InvalidRecord));
+        assert_eq!(sole(&sound[..sound.len() - 1], VERSION), Err(ResponseError::InvalidRecord));
+        assert_eq!(sole(&sound.repeat(2), VERSION), Err(ResponseError::InvalidRecord));
+        assert_eq!(sole(&changed(MAGIC_AT, 1), VERSION), Err(ResponseError::InvalidRecord));
+        assert_eq!(sole(&changed(MAGIC_AT, 3), VERSION), Err(ResponseError::CorruptMessage));
+        assert_eq!(sole(&changed(8, 0xff), VERSION), Err(ResponseError::CorruptMessage));
+        assert_eq!(sole(&zstd, 6), Err(ResponseError::UnsupportedCompressionType));
+        assert!(sole(&zstd, 7).is_ok());
+        assert_eq!(sole(&changed(22, 5), VERSION), Err(ResponseError::InvalidRecord), "no such compression");
+        let with_rest = [&sound[..], &sound[..9]].concat();
+        assert_eq!(sole(&with_rest, VERSION), Ok(&sound[..]));
+    }
+
+    #[test]
+    fn a_batch_that_kafka_would_not_append_is_refused() {
         let sound = batch(2, (7, 0, 0), b"x");
         let mut flipped = sound.clone();
         *flipped.last_mut().unwrap() ^= 1;
-        assert_eq!(split(&flipped, 1000), Err(ResponseError::CorruptMessage));
-        assert_eq!(split(&sound[..sound.len() - 1], 1000), Err(ResponseError::CorruptMessage));
-        assert_eq!(split(&sound, 10), Err(ResponseError::MessageTooLarge));
-        assert_eq!(split(&[], 10), Err(ResponseError::InvalidRecord));
-        assert_eq!(split(&[sound.clone(), sound].concat(), 1000), Err(ResponseError::InvalidRecord));
+        let mut placed = sound.clone();
+        patch(&mut placed, 1, 0);
+        assert!(check(&sound, 1000).is_ok());
+        assert_eq!(check(&flipped, 1000), Err(ResponseError::CorruptMessage));
+        assert_eq!(check(&placed, 1000), Err(ResponseError::InvalidRecord));
+        assert_eq!(check(&flipped, 10), Err(ResponseError::MessageTooLarge), "looked at before the checksum");
+        assert_eq!(check(&batch(2, (7, 0, -1), b"x"), 1000), Err(ResponseError::InvalidRecord));
+    }
+
+    #[test]
+    fn a_batch_of_a_transaction_is_told_by_its_flag() {
+        let mut bytes = batch(1, NOBODY, b"");
+        assert_eq!(is_transactional(&bytes), Ok(false));
+        bytes[22] = 0x10;
+        assert_eq!(is_transactional(&bytes), Ok(true));
+        assert_eq!(is_transactional(&bytes[..40]), Ok(false), "cut short");
+        bytes[MAGIC_AT] = 9;
+        assert_eq!(is_transactional(&bytes), Err(ResponseError::CorruptMessage));
     }
 
     #[test]
@@ -215,8 +292,18 @@ pub mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_refused_or_split_without_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = split(&bytes, 100);
+        fn any_bytes_are_refused_or_taken_without_panic(
+            mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+            length in 0..180_u8,
+        ) {
+            if let Some(magic) = bytes.get_mut(MAGIC_AT) {
+                *magic %= 4;
+                bytes[8..12].copy_from_slice(&[0, 0, 0, length]);
+            }
+            let _ = (is_transactional(&bytes), check(&bytes, 100));
+            if let Ok(batch) = sole(&bytes, VERSION) {
+                let _ = check(batch, 100);
+            }
         }
     }
 }

@@ -199,33 +199,27 @@ impl PartitionLog {
         self.inner.lock().expect("no holder of the log's lock panics")
     }
 
-    /// Appends one producer's batches for this partition; they are durable when
+    /// Appends one producer's batch for this partition; it is durable when
     /// [`until_durable`](Self::until_durable) has returned for `durable_at`.
     ///
     /// # Errors
     /// Kafka's own codes; `KAFKA_STORAGE_ERROR` when the disk refused, with nothing appended.
-    pub fn append(self: &Arc<Self>, sent: &[u8], now_ms: i64) -> Result<Appended, ResponseError> {
+    pub fn append(self: &Arc<Self>, batch: &[u8], now_ms: i64) -> Result<Appended, ResponseError> {
         let mut inner = self.lock();
         if inner.broken {
             return Err(ResponseError::KafkaStorageError);
         }
-        let batches = batch::split(sent, inner.config.max_message_bytes)?;
-        for (header, _) in &batches {
-            inner.config.check_timestamp(header, now_ms)?;
-        }
-        if let [(header, _)] = batches.as_slice()
-            && let Sequenced::Duplicate(base_offset) = inner.producers.check(header)?
-        {
+        let header = batch::check(batch, inner.config.max_message_bytes)?;
+        inner.config.check_timestamp(&header, now_ms)?;
+        if let Sequenced::Duplicate(base_offset) = inner.producers.check(&header)? {
             let durable_at = base_offset + i64::from(header.last_offset_delta) + 1;
             return Ok(Appended { base_offset, durable_at });
         }
         let base_offset = inner.end_offset;
-        for (header, bytes) in batches {
-            inner.append_one(&self.dir, self.context.leader_epoch, header, bytes, now_ms).map_err(|error| {
-                tracing::error!(dir = %self.dir.display(), %error, "cannot append; the records are not acknowledged");
-                ResponseError::KafkaStorageError
-            })?;
-        }
+        inner.append_one(&self.dir, self.context.leader_epoch, header, batch, now_ms).map_err(|error| {
+            tracing::error!(dir = %self.dir.display(), %error, "cannot append; the records are not acknowledged");
+            ResponseError::KafkaStorageError
+        })?;
         let end = inner.end_offset;
         self.after_append(inner);
         Ok(Appended { base_offset, durable_at: end })
@@ -369,6 +363,9 @@ impl PartitionLog {
     /// newest below it, one from before the log's start with that start; (-1, -1) for an epoch
     /// that is yet to come.
     pub fn end_of_epoch(&self, epoch: i32) -> (i32, i64) {
+        if epoch < 0 {
+            return (-1, -1);
+        }
         let inner = self.lock();
         let known = inner.epochs.partition_point(|start| start.epoch <= epoch);
         match (known.checked_sub(1).map(|at| inner.epochs[at].epoch), inner.epochs.get(known)) {

@@ -1,6 +1,6 @@
 //! Each operation as a request, and its answer without what must differ: ids, times, addresses, words.
 
-use super::batch::describe;
+use super::batch::{beginning, describe};
 use super::ops::{Op, Topic, Who};
 use super::side::{Outcome, Side};
 use bytes::Bytes;
@@ -298,7 +298,7 @@ impl Op {
                 let version = side.version::<ProduceRequest>(*v);
                 let data = produce_request::PartitionProduceData::default()
                     .with_index(*partition)
-                    .with_records(batch.bytes(side.producer));
+                    .with_records(Some(batch.bytes(side.producer)));
                 let data = produce_request::TopicProduceData::default()
                     .with_name(topic.name(side))
                     .with_partition_data(vec![data]);
@@ -349,7 +349,7 @@ impl Op {
                 let version = side.version::<ListOffsetsRequest>(*v);
                 let wanted = list_offsets_request::ListOffsetsPartition::default()
                     .with_partition_index(*partition)
-                    .with_timestamp(*timestamp);
+                    .with_timestamp(if *timestamp > 0 { beginning() + timestamp } else { *timestamp });
                 let wanted = list_offsets_request::ListOffsetsTopic::default()
                     .with_name(topic.name(side))
                     .with_partitions(vec![wanted]);
@@ -358,10 +358,10 @@ impl Op {
                 Ok(told(side.exchange(version, &request)?, |answer| {
                     list(answer.topics, |topic| {
                         list(topic.partitions, |at| {
-                            format!(
-                                "{} error {} offset {} at {}",
-                                at.partition_index, at.error_code, at.offset, at.timestamp
-                            )
+                            let moment =
+                                if at.timestamp > 0 { at.timestamp - beginning() } else { at.timestamp };
+                            let (index, code, offset) = (at.partition_index, at.error_code, at.offset);
+                            format!("{index} error {code} offset {offset} at {moment}")
                         })
                     })
                 }))

@@ -2,6 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is produced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +16,6 @@ pub enum Batch {
     Broken(Flaw),
     /// No bytes at all.
     Empty,
-    /// No records field.
-    Null,
 }
 
 /// What is wrong with a batch.
@@ -31,9 +31,11 @@ pub enum Flaw {
     Attributes,
     ControlFlag,
     TransactionalFlag,
+    BaseOffset,
+    Future,
 }
 
-pub const FLAWS: [Flaw; 10] = [
+pub const FLAWS: [Flaw; 12] = [
     Flaw::Checksum,
     Flaw::CutShort,
     Flaw::Magic,
@@ -44,22 +46,29 @@ pub const FLAWS: [Flaw; 10] = [
     Flaw::Attributes,
     Flaw::ControlFlag,
     Flaw::TransactionalFlag,
+    Flaw::BaseOffset,
+    Flaw::Future,
 ];
 
-/// A fixed moment, so that both sides see the same; far enough in the future to outlive retention.
-const TIMESTAMP: i64 = 1_900_000_000_000;
+/// The moment that timestamps of a run are counted from, in ms: its beginning, as brokers refuse a far future.
+pub fn beginning() -> i64 {
+    static BEGINNING: OnceLock<i64> = OnceLock::new();
+    *BEGINNING.get_or_init(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        i64::try_from(now.as_millis()).expect("milliseconds fit")
+    })
+}
 
 impl Batch {
     /// The bytes of the records field.
-    pub fn bytes(self, producer: (i64, i16)) -> Option<Bytes> {
+    pub fn bytes(self, producer: (i64, i16)) -> Bytes {
         match self {
-            Self::Null => None,
-            Self::Empty => Some(Bytes::new()),
-            Self::Plain { records, codec } => Some(encode(records, (-1, -1), -1, codec)),
+            Self::Empty => Bytes::new(),
+            Self::Plain { records, codec } => encode(records, (-1, -1), -1, codec),
             Self::Numbered { records, sequence, epoch_off } => {
-                Some(encode(records, (producer.0, producer.1 + epoch_off), sequence, 0))
+                encode(records, (producer.0, producer.1 + epoch_off), sequence, 0)
             }
-            Self::Broken(flaw) => Some(flaw.apply(encode(3, (-1, -1), -1, 0))),
+            Self::Broken(flaw) => flaw.apply(encode(3, (-1, -1), -1, 0)),
         }
     }
 }
@@ -76,7 +85,7 @@ fn encode(records: u8, (producer_id, producer_epoch): (i64, i16), sequence: i32,
             timestamp_type: TimestampType::Creation,
             offset: i64::from(n),
             sequence: sequence.wrapping_add(i32::from(n)),
-            timestamp: TIMESTAMP + i64::from(n),
+            timestamp: beginning() + i64::from(n),
             key: n.is_multiple_of(2).then(|| Bytes::from(vec![n])),
             value: (n != 1).then(|| value.clone()),
             headers: Default::default(),
@@ -110,12 +119,19 @@ impl Flaw {
             Self::ControlFlag => bytes[21..23].copy_from_slice(&0x20_i16.to_be_bytes()),
             Self::TransactionalFlag => bytes[21..23].copy_from_slice(&0x10_i16.to_be_bytes()),
             Self::TwoBatches => bytes.extend_from_slice(&sound),
+            Self::BaseOffset => bytes[7] = 3,
+            Self::Future => [27, 35].into_iter().for_each(|at| bytes[at] ^= 0x40),
             Self::Length => bytes[8..12].copy_from_slice(&20_i32.to_be_bytes()),
         }
-        if matches!(
-            self,
-            Self::Count | Self::LastDelta | Self::Attributes | Self::ControlFlag | Self::TransactionalFlag
-        ) {
+        let is_behind = [
+            Self::Count,
+            Self::LastDelta,
+            Self::Attributes,
+            Self::ControlFlag,
+            Self::TransactionalFlag,
+            Self::Future,
+        ];
+        if is_behind.contains(&self) {
             let checksum = crc32c::crc32c(&bytes[21..]);
             bytes[17..21].copy_from_slice(&checksum.to_be_bytes());
         }

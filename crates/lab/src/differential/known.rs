@@ -1,14 +1,16 @@
 //! Differences that are there by design; docs/broker.md gives each with its reason.
 
+use super::batch::{Batch, Flaw};
 use super::ops::Op;
 use std::collections::BTreeSet;
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-const INVALID_REQUIRED_ACKS: i16 = 21;
+const ILLEGAL_GENERATION: i16 = 22;
 const INVALID_REQUEST: i16 = 42;
 const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
 const UNKNOWN_MEMBER_ID: i16 = 25;
 const GROUP_ID_NOT_FOUND: i16 = 69;
+const INVALID_RECORD: i16 = 87;
 const UNKNOWN_SERVER_ERROR: i16 = -1;
 
 /// Why answers may differ.
@@ -16,14 +18,14 @@ const UNKNOWN_SERVER_ERROR: i16 = -1;
 pub enum Known {
     /// Several things are wrong with one request, and each side names another one first.
     NamesAnotherFault,
-    /// Kafka has no answer of its own for an operation on settings that it does not know.
-    UnknownConfigOperation,
+    /// Kafka stumbles over an operation on settings, or a compression, that does not exist.
+    NoCodeOfItsOwn,
     /// A group in which nobody ever was: kept for a while by one side.
     UntouchedGroup,
 }
 
 /// The error codes in an answer, in order.
-fn codes(answer: &str) -> Vec<i16> {
+pub(super) fn codes(answer: &str) -> Vec<i16> {
     let words: Vec<&str> = answer.split([' ', ';', '[', ']', ',']).filter(|word| !word.is_empty()).collect();
     words.windows(2).filter(|pair| pair[0] == "error").filter_map(|pair| pair[1].parse().ok()).collect()
 }
@@ -38,16 +40,29 @@ pub fn known(op: &Op, ours: &str, theirs: &str) -> Option<Known> {
                 && mine == [INVALID_REQUEST]
                 && matches!(other[..], [UNKNOWN_SERVER_ERROR]) =>
         {
-            Some(Known::UnknownConfigOperation)
+            Some(Known::NoCodeOfItsOwn)
         }
-        Op::Produce { .. } | Op::AlterConfig { .. } => {
-            let general = [UNKNOWN_TOPIC_OR_PARTITION, INVALID_REQUIRED_ACKS];
+        Op::Produce { batch: Batch::Broken(Flaw::Attributes), .. }
+            if mine == [INVALID_RECORD] && matches!(other[..], [UNKNOWN_SERVER_ERROR]) =>
+        {
+            Some(Known::NoCodeOfItsOwn)
+        }
+        Op::AlterConfig { .. } => {
+            let general = [UNKNOWN_TOPIC_OR_PARTITION];
             let several = |one: &[i16], another: &[i16]| matches!((one, another), ([one], [another]) if general.contains(one) && *another != 0);
             (several(&mine, &other) || several(&other, &mine)).then_some(Known::NamesAnotherFault)
         }
         Op::DeleteGroup { .. } if mine == [GROUP_ID_NOT_FOUND] && other == [0] => Some(Known::UntouchedGroup),
-        Op::Join { .. } if mine == [INCONSISTENT_GROUP_PROTOCOL] && other == [UNKNOWN_MEMBER_ID] => {
+        Op::Commit { .. }
+            if matches!(mine[..], [ILLEGAL_GENERATION | GROUP_ID_NOT_FOUND])
+                && other == [UNKNOWN_MEMBER_ID] =>
+        {
             Some(Known::UntouchedGroup)
+        }
+        Op::Join { .. } => {
+            let refusals = [INCONSISTENT_GROUP_PROTOCOL, UNKNOWN_MEMBER_ID];
+            let is_refused = |codes: &[i16]| matches!(codes, [code] if refusals.contains(code));
+            (is_refused(&mine) && is_refused(&other)).then_some(Known::UntouchedGroup)
         }
         Op::DescribeGroup { .. } => {
             let nobody = |answer: &str| {

@@ -16,6 +16,7 @@ pub use known::{Known, known};
 pub use ops::Op;
 pub use side::Side;
 
+use known::codes;
 use ops::Dice;
 use std::fmt;
 use std::io;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 /// How long an answer about what just changed may differ, while the news spreads.
 const SPREADS_WITHIN: Duration = Duration::from_secs(3);
+const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 
 /// Two brokers under comparison.
 #[derive(Debug)]
@@ -84,7 +86,8 @@ impl Pair {
         is_known: &mut dyn FnMut(&Op, &str, &str) -> bool,
     ) -> io::Result<Option<Difference>> {
         let mut dice = Dice::new(seed);
-        let mut ops: Vec<Op> = (0..length).map(|_| Op::random(&mut dice)).collect();
+        let random = (0..length).map(|_| Op::random(&mut dice));
+        let mut ops: Vec<Op> = Op::beginning().into_iter().chain(random).collect();
         let Some((at, mut ours, mut theirs)) = self.run(&ops, is_known)? else { return Ok(None) };
         ops.truncate(at + 1);
         let mut left_out = 0;
@@ -115,6 +118,11 @@ impl Pair {
             self.compared += 1;
             let (mut ours, mut theirs) = (op.ask(&mut self.ours)?, op.ask(&mut self.theirs)?);
             let deadline = Instant::now() + SPREADS_WITHIN;
+            // A leader that is just being made refuses, and did nothing.
+            while codes(&theirs).contains(&NOT_LEADER_OR_FOLLOWER) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+                theirs = op.ask(&mut self.theirs)?;
+            }
             while ours != theirs
                 && op.only_reads()
                 && !is_known(op, &ours, &theirs)

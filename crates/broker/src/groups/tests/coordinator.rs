@@ -162,7 +162,7 @@ fn a_refused_first_join_leaves_no_group_behind() {
     assert!(run(coordinator.join("g", impatient)).is_err());
     assert!(run(coordinator.join("g", join("unheard-of"))).is_err());
     let refused: Result<(), ResponseError> = run(coordinator.commit("g", commit(dynamic("a"), 1, 1)));
-    assert_eq!(refused, Err(IllegalGeneration));
+    assert_eq!(refused, Err(GroupIdNotFound));
     assert!(coordinator.list().is_empty());
 }
 

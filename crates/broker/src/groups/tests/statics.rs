@@ -1,6 +1,6 @@
 //! Static members (group.instance.id): taking over, being fenced, being removed by a tool.
 
-use kafka_protocol::ResponseError::{FencedInstanceId, UnknownMemberId};
+use kafka_protocol::ResponseError::{FencedInstanceId, InconsistentGroupProtocol, UnknownMemberId};
 
 use super::*;
 
@@ -105,8 +105,10 @@ fn static_members_that_miss_a_rebalance_stay_until_their_session_ends() {
 #[test]
 fn a_static_member_returning_with_another_protocol_starts_a_rebalance() {
     let mut bench = Bench::new();
-    bench.join(static_join("a1", "a"));
+    bench.join(Join { protocols: protocols(&["range", "roundrobin"]), ..static_join("a1", "a") });
     bench.sync(static_sync("a1", "a", 1, &[("a1", "A")]));
+    let stranger = bench.join(Join { protocols: protocols(&["sticky"]), ..static_join("a2", "a") });
+    assert_eq!(bench.join_error(stranger), InconsistentGroupProtocol, "as in Kafka");
     let back = bench.join(Join { protocols: protocols(&["roundrobin"]), ..static_join("a2", "a") });
     assert_eq!(bench.joined(back).generation, 2);
     assert_eq!(bench.joined(back).protocol, "roundrobin");
