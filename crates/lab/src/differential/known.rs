@@ -10,6 +10,7 @@ const INVALID_REQUEST: i16 = 42;
 const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
 const UNKNOWN_MEMBER_ID: i16 = 25;
 const GROUP_ID_NOT_FOUND: i16 = 69;
+const INVALID_REQUIRED_ACKS: i16 = 21;
 const INVALID_RECORD: i16 = 87;
 const UNKNOWN_SERVER_ERROR: i16 = -1;
 
@@ -43,7 +44,8 @@ pub fn known(op: &Op, ours: &str, theirs: &str) -> Option<Known> {
             Some(Known::NoCodeOfItsOwn)
         }
         Op::Produce { batch: Batch::Broken(Flaw::Attributes), .. }
-            if mine == [INVALID_RECORD] && matches!(other[..], [UNKNOWN_SERVER_ERROR]) =>
+            if matches!(mine[..], [INVALID_RECORD | INVALID_REQUIRED_ACKS])
+                && other == [UNKNOWN_SERVER_ERROR] =>
         {
             Some(Known::NoCodeOfItsOwn)
         }
