@@ -26,12 +26,7 @@ fn begin() -> (&'static Cluster, &'static Links, MutexGuard<'static, ()>) {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::shared_as(ClusterOptions { link_proxies: true, ..ClusterOptions::default() });
     cluster.links().heal();
-    for node in cluster.nodes() {
-        if !node.is_running() {
-            node.start().unwrap();
-        }
-    }
-    cluster.wait_ready().unwrap();
+    cluster.start_all().unwrap();
     (cluster, cluster.links(), alone)
 }
 

@@ -36,14 +36,7 @@ impl Load {
         let options = ClusterOptions { link_proxies: true, ..ClusterOptions::default() };
         let cluster = Cluster::shared_as(options);
         cluster.links().heal();
-        for node in cluster.nodes() {
-            if node.is_running() {
-                node.resume().unwrap();
-            } else {
-                node.start().unwrap();
-            }
-        }
-        cluster.wait_ready().unwrap();
+        cluster.start_all().unwrap();
         Self::on(cluster, Site::replicated(cluster.bootstrap()), seed, alone)
     }
 

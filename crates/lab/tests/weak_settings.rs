@@ -26,14 +26,7 @@ impl Arm {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = Cluster::shared();
-        for node in cluster.nodes() {
-            if node.is_running() {
-                node.resume().unwrap();
-            } else {
-                node.start().unwrap();
-            }
-        }
-        cluster.wait_ready().unwrap();
+        cluster.start_all().unwrap();
         cluster.create_topic(name, 1, replicas, settings).unwrap();
         let mut producer = Numbered::new(&cluster.bootstrap(), name, client).unwrap();
         producer.send(100).unwrap();

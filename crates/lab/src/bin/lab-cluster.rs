@@ -1,7 +1,6 @@
 //! Starts Apache Kafka for one command: `lab-cluster run [--nodes N] [--secure] -- COMMAND…`, `lab-cluster fetch`.
 //!
-//! The command finds the cluster in `HOMING_TEST_BOOTSTRAP` and Kafka's jars in
-//! `HOMING_TEST_KAFKA_LIB`; with `--secure` also the folder of `ca.pem`, `client.pem`
+//! The command finds the cluster in `HOMING_TEST_BOOTSTRAP`; with `--secure` also the folder of `ca.pem`, `client.pem`
 //! and `client.key` in `HOMING_TEST_CERTS`, and the other listeners in
 //! `HOMING_TEST_BOOTSTRAP_SSL`, `_SASL_SSL` and `_MTLS`. Its exit code is ours; 2 when there is no cluster.
 //! `lab-cluster hold panic|killed|shared` is for the harness's own test: it starts
@@ -105,10 +104,7 @@ fn run(options: ClusterOptions, command: &[String]) -> Result<ExitCode, ClusterE
     // SAFETY: changes only how this process takes SIGINT.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
     let mut child = Command::new(&command[0]);
-    child
-        .args(&command[1..])
-        .env("HOMING_TEST_BOOTSTRAP", cluster.bootstrap())
-        .env("HOMING_TEST_KAFKA_LIB", cluster.kafka().jars());
+    child.args(&command[1..]).env("HOMING_TEST_BOOTSTRAP", cluster.bootstrap());
     if secure {
         child
             .env("HOMING_TEST_CERTS", cluster.certs().authority().dir())

@@ -50,7 +50,7 @@ impl Kafka {
         Ok(Self { java, jars, version: version.to_owned() })
     }
 
-    /// The folder of jars, also what `HOMING_TEST_KAFKA_LIB` names.
+    /// The folder of jars.
     #[must_use]
     pub fn jars(&self) -> &Path {
         &self.jars

@@ -81,6 +81,17 @@ impl Cluster {
         Ok(killed)
     }
 
+    /// Wakes and starts whatever nodes a test before left frozen or dead, and waits until they serve.
+    ///
+    /// # Errors
+    /// When a node does not start.
+    pub fn start_all(&self) -> Result<(), ClusterError> {
+        for node in self.nodes() {
+            if node.is_running() { node.resume() } else { node.start() }?;
+        }
+        self.wait_ready()
+    }
+
     /// Waits until every replica on a node that runs is in sync, of every topic there is.
     ///
     /// # Errors

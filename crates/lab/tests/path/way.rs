@@ -13,7 +13,7 @@ use homing_lab::cluster::{Cluster, ClusterOptions};
 use homing_lab::wire;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,30 +25,9 @@ pub const WRITER: &[Operation] = &[Operation::Write, Operation::Read, Operation:
 pub fn alone() -> (&'static Cluster, MutexGuard<'static, ()>) {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let cluster = secure();
-    for node in cluster.nodes() {
-        if !node.is_running() {
-            node.start().unwrap();
-        }
-    }
-    cluster.wait_ready().unwrap();
+    let cluster = Cluster::shared_as(ClusterOptions { secure: true, ..ClusterOptions::default() });
+    cluster.start_all().unwrap();
     (cluster, alone)
-}
-
-/// Three secure nodes; a thread that ends with the process keeps them.
-fn secure() -> &'static Cluster {
-    static SECURE: OnceLock<&'static Cluster> = OnceLock::new();
-    SECURE.get_or_init(|| {
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || {
-            let options = ClusterOptions { secure: true, ..ClusterOptions::default() };
-            tell.send(&*Box::leak(Box::new(Cluster::start(options).unwrap()))).unwrap();
-            loop {
-                std::thread::park();
-            }
-        });
-        told.recv().expect("the cluster starts")
-    })
 }
 
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
