@@ -108,13 +108,13 @@ async fn read_frame(reader: &mut OwnedReadHalf, bytes_max: usize) -> io::Result<
 
 async fn send_replies(mut writer: OwnedWriteHalf, mut waiting: mpsc::Receiver<Reply>) -> io::Result<()> {
     while let Some(reply) = waiting.recv().await {
-        let answer = match reply {
+        let mut answer = match reply {
             Reply::Now(answer) => answer,
             Reply::Later(answer) => answer.await,
             Reply::Nothing => continue,
             Reply::Close => return Ok(()),
         };
-        writer.write_all(&answer).await?;
+        writer.write_all_buf(&mut answer).await?;
     }
     Ok(())
 }

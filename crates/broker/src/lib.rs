@@ -19,6 +19,7 @@ mod config;
 mod connection;
 pub mod embedded;
 mod faults;
+mod frame;
 mod groups;
 mod heap;
 mod log;

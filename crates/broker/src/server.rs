@@ -5,7 +5,7 @@ use crate::connection;
 use crate::faults::Faults;
 use crate::groups::{Coordinator, JournalOptions};
 use crate::log::flusher::Flusher;
-use crate::log::{LogContext, OnDamage};
+use crate::log::{Buffers, LogContext, OnDamage};
 use crate::options::BrokerOptions;
 use crate::state::{State, now_ms};
 use std::fs::File;
@@ -83,6 +83,7 @@ impl Broker {
             flush: options.flush,
             leader_epoch: 0,
             on_damage: if options.truncate_corrupted { OnDamage::Truncate } else { OnDamage::Refuse },
+            buffers: Buffers::default(),
         };
         let catalog = Catalog::open(&dir, context).map_err(in_dir)?;
         let journal = JournalOptions::new(dir.join("groups.journal"), options.flush);

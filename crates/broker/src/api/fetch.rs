@@ -3,14 +3,17 @@
 //! Every answer stands alone: session id 0 tells a client that no fetch session
 //! was made (KIP-227), so it names all its partitions each time.
 
-use super::injected_code;
+use super::splice::Parts;
+use super::{Refused, Request, injected_code};
 use crate::faults::Fault;
+use crate::frame::Frame;
 use crate::log::Read;
 use crate::state::State;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::{FetchRequest, FetchResponse};
+use kafka_protocol::protocol::HeaderVersion;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -18,6 +21,16 @@ use tokio::time::Instant;
 
 /// Bytes of one answer, whatever the client allows: bounds the broker's memory.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The answer as it goes out: records straight from where they were read to.
+pub(super) fn encode(request: &Request, mut answer: FetchResponse) -> Result<Frame, Refused> {
+    let mut parts = Parts::default();
+    for data in answer.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        data.records = data.records.take().map(|records| parts.take(records));
+    }
+    let is_flexible = FetchResponse::header_version(request.version) >= 1;
+    parts.put_back(request.encode(&answer)?, is_flexible)
+}
 
 /// One look at all partitions.
 #[derive(Default)]

@@ -35,6 +35,7 @@ mod produce;
 mod reading;
 mod refusal;
 mod shape;
+mod splice;
 mod sync_group;
 
 #[cfg(fuzzing)]
@@ -42,6 +43,7 @@ pub use reading::read_request;
 
 use crate::connection::Client;
 use crate::faults::Fault;
+use crate::frame::Frame;
 use crate::state::State;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
@@ -52,9 +54,9 @@ use std::sync::Arc;
 /// What goes back to the client.
 pub enum Reply {
     /// The answer, whole.
-    Now(Bytes),
+    Now(Frame),
     /// The answer, when it is due.
-    Later(Pin<Box<dyn Future<Output = Bytes> + Send>>),
+    Later(Pin<Box<dyn Future<Output = Frame> + Send>>),
     /// The request wants no answer (Produce with acks=0).
     Nothing,
     /// The connection ends here (an injected fault).
@@ -163,7 +165,7 @@ pub async fn answer(state: &Arc<State>, client: &Client, frame: Bytes) -> Result
     let request = Request::parse(frame)?;
     if !offers(request.api, request.version) {
         return match request.api {
-            ApiKey::ApiVersions => api_versions::unsupported(request.correlation_id).map(Reply::Now),
+            ApiKey::ApiVersions => api_versions::unsupported(request.correlation_id).map(now),
             api => Err(Refused(format!("{api:?} v{} is not offered", request.version))),
         };
     }
@@ -183,7 +185,7 @@ pub async fn answer(state: &Arc<State>, client: &Client, frame: Bytes) -> Result
             let answer = match reply {
                 Reply::Now(answer) => answer,
                 Reply::Later(answer) => answer.await,
-                Reply::Nothing | Reply::Close => Bytes::new(),
+                Reply::Nothing | Reply::Close => Frame::default(),
             };
             tokio::time::sleep(delay).await;
             answer
@@ -199,14 +201,14 @@ async fn work(
     fault: Option<Fault>,
 ) -> Result<Reply, Refused> {
     if let Some(answer) = group_requests::work(state, client, request, fault).await {
-        return answer.map(Reply::Now);
+        return answer.map(now);
     }
     let version = request.version;
     let answer = match request.api {
         ApiKey::Produce => return produce::begin(state, request, fault),
         ApiKey::Fetch => {
             let answer = fetch::answer(state, request.decode()?, fault).await;
-            request.encode(&answer)
+            return fetch::encode(request, answer).map(Reply::Now);
         }
         ApiKey::ListOffsets => {
             request.encode(&list_offsets::answer(state, request.decode()?, version, fault))
@@ -237,7 +239,11 @@ async fn work(
         }
         api => Err(Refused(format!("{api:?} is not offered"))),
     };
-    answer.map(Reply::Now)
+    answer.map(now)
+}
+
+fn now(answer: Bytes) -> Reply {
+    Reply::Now(answer.into())
 }
 
 /// The error code that an injected fault puts into the answer.

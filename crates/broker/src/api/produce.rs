@@ -53,10 +53,11 @@ pub(super) fn begin(state: &Arc<State>, request: &Request, fault: Option<Fault>)
     let (api, version, correlation_id) = (request.api, request.version, request.correlation_id);
     Ok(Reply::Later(Box::pin(async move {
         let answer = complete(topics).await;
-        encode(api, version, correlation_id, &answer).unwrap_or_else(|Refused(why)| {
+        let encoded = encode(api, version, correlation_id, &answer).unwrap_or_else(|Refused(why)| {
             tracing::error!(why, "cannot answer a Produce request");
             bytes::Bytes::new()
-        })
+        });
+        encoded.into()
     })))
 }
 

@@ -16,6 +16,7 @@
 //! | after the sync, before the answer | the batch; a resend is recognised by its sequence |
 
 pub mod batch;
+mod buffers;
 pub mod flusher;
 mod producers;
 mod reading;
@@ -27,6 +28,7 @@ mod sync_tests;
 #[cfg(test)]
 mod tests;
 
+pub use buffers::Buffers;
 pub use reading::Read;
 pub use recovery::OnDamage;
 
@@ -111,6 +113,8 @@ pub struct LogContext {
     pub leader_epoch: i32,
     /// What to do about damage found at start.
     pub on_damage: OnDamage,
+    /// What is read into.
+    pub buffers: Buffers,
 }
 
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use super::PartitionLog;
 use super::batch::{BatchHeader, is_intact};
+use super::buffers::Buffers;
 use super::segment::{header_at, read_exact};
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
@@ -61,7 +62,7 @@ impl PartitionLog {
             if offset >= high_watermark {
                 break;
             }
-            match read_span(&span, limits) {
+            match read_span(&span, limits, &self.context.buffers) {
                 Ok(None) => {}
                 Ok(Some(records)) => return Ok(Read { records, start_offset, high_watermark }),
                 Err(error) => {
@@ -123,7 +124,7 @@ struct Limits {
 
 /// Reads the batches of `span` that hold offsets of `limits`, each checked by its checksum; none
 /// when the span ends before them.
-fn read_span(span: &Span, limits: Limits) -> io::Result<Option<Bytes>> {
+fn read_span(span: &Span, limits: Limits, buffers: &Buffers) -> io::Result<Option<Bytes>> {
     let mut position = span.position;
     loop {
         match header_at(&span.file, position, span.end)? {
@@ -133,12 +134,11 @@ fn read_span(span: &Span, limits: Limits) -> io::Result<Option<Bytes>> {
         }
     }
     let available = usize::try_from(span.end - position).unwrap_or(usize::MAX);
-    let mut buffer = vec![0; available.min(limits.bytes_max)];
-    span.file.read_exact_at(&mut buffer, position)?;
-    let whole = whole_batches(&buffer, limits.to)?;
+    let mut buffer = buffers.take(available.min(limits.bytes_max));
+    span.file.read_exact_at(buffer.bytes_mut(), position)?;
+    let whole = whole_batches(buffer.as_ref(), limits.to)?;
     if whole > 0 || !limits.one_at_least {
-        buffer.truncate(whole);
-        return Ok(Some(buffer.into()));
+        return Ok(Some(buffer.share(whole)));
     }
     match header_at(&span.file, position, span.end)? {
         Some(header) if header.last_offset() < limits.to => {

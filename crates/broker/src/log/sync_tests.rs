@@ -1,6 +1,7 @@
 //! Several threads sync one log while it is written: every wait ends, nothing goes back.
 
 use super::batch::tests::batch;
+use super::buffers::Buffers;
 use super::flusher::Flusher;
 use super::{FlushPolicy, LogContext, OnDamage, PartitionLog};
 use crate::config::TopicConfig;
@@ -17,6 +18,7 @@ fn open(dir: &std::path::Path, flusher: &Flusher, settings: &[(&str, &str)]) -> 
         flush: FlushPolicy::Always,
         leader_epoch: 0,
         on_damage: OnDamage::Refuse,
+        buffers: Buffers::default(),
     };
     let config = Arc::new(TopicConfig::from_set(&settings));
     Arc::new(PartitionLog::open(&dir.join("0"), config, context).unwrap())

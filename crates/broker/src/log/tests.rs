@@ -2,6 +2,7 @@
 
 use super::batch::BatchHeader;
 use super::batch::tests::batch;
+use super::buffers::Buffers;
 use super::flusher::Flusher;
 use super::{FlushPolicy, LogContext, LogError, OnDamage, PartitionLog};
 use crate::config::TopicConfig;
@@ -38,6 +39,7 @@ impl<'a> Opening<'a> {
             flush: FlushPolicy::Always,
             leader_epoch: self.epoch,
             on_damage: self.on_damage,
+            buffers: Buffers::default(),
         };
         let config = Arc::new(TopicConfig::from_set(&settings));
         PartitionLog::open(&self.dir.join("0"), config, context).map(Arc::new)
