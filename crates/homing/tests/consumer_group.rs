@@ -265,6 +265,25 @@ fn partitions_added_while_all_static_members_were_away_are_taken_up_by_them() {
     partitions_added_while_static_members_were_away_are_taken_up("range", &["one", "other"]);
 }
 
+/// It looks 2 s after it was given its partitions, and asks for up to 5 s: a coordinator that is back
+/// only after that answers a question nobody waits for any more.
+#[test]
+fn a_static_member_outlives_a_cluster_that_is_away_while_it_looks_after_its_group() {
+    let cluster = Cluster::between();
+    let topic = cluster.topic("away", 2);
+    let settings = ConsumerOptions { instance_id: Some("a".into()), ..options(&cluster.name("g"), &topic) };
+    let ledger = Arc::<Ledger>::default();
+    let running = member(&cluster.config, settings, &ledger);
+    running.until("it is at work", |counts| counts.partitions == 2);
+    cluster.cut();
+    std::thread::sleep(Duration::from_secs(9));
+    cluster.mend();
+    fill(&cluster, &topic, 100, |number| format!("k{number}"));
+    until("every record is handled", || ledger.distinct() == 100);
+    running.stop();
+    ledger.check(100, 0);
+}
+
 #[test]
 fn a_commit_that_fails_is_made_again() {
     let cluster = Cluster::between();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// Between an assignment and a look, and between the two looks that decide.
 const SOON: Duration = Duration::from_secs(2);
-/// Between looks while all is held: a look costs two small requests.
+/// Between looks while all is held: a look asks every broker for its groups, and one for the topics.
 const LATER: Duration = Duration::from_secs(60);
 /// The longest wait after joining anew did not help.
 const PATIENCE_MAX: Duration = Duration::from_secs(300);

@@ -1,17 +1,15 @@
-//! Asking what topics there are, and who in the group holds what, through an open consumer.
+//! Asking what topics there are, through an open consumer.
 #![allow(unsafe_code)]
 
 use super::native::{Client, NativeError, Queue, millis, text};
 use super::native_call::{TopicId, c_name};
-use super::partition_list::{PartitionList, TopicPartition};
 use homing_core::TopicName;
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
 use std::ffi::{CString, c_char};
 use std::time::Duration;
 
-type Op = ffi::rd_kafka_admin_op_t;
-type State = ffi::rd_kafka_consumer_group_state_t;
+const DESCRIBE: &str = "describe topics";
 
 /// A topic as its cluster describes it.
 struct Described {
@@ -41,83 +39,40 @@ impl Client {
         topics: &[TopicName],
         wait: Duration,
     ) -> Result<Vec<Option<Described>>, NativeError> {
+        let failed = |code: Code| NativeError::of(DESCRIBE, code as i32);
         let names: Vec<CString> = topics.iter().map(c_name).collect();
         let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-        // SAFETY: names outlive the collection, which copies them and is destroyed here; the event
-        // lives through the answer.
-        unsafe {
-            self.describe(
-                ("describe topics", Op::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS),
-                wait,
-                |options, queue| {
-                    let collection =
-                        ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-                    ffi::rd_kafka_DescribeTopics(self.as_ptr(), collection, options, queue);
-                    ffi::rd_kafka_TopicCollection_destroy(collection);
-                },
-                |event| described_topics(event, topics),
-            )
-        }
-    }
-
-    /// What the group's members hold; `None` while the group is sharing out.
-    pub fn held_in_group(
-        &self,
-        group: &str,
-        wait: Duration,
-    ) -> Result<Option<Vec<TopicPartition>>, NativeError> {
-        let name = CString::new(group).expect("a client is not opened with a zero byte in its group's name");
-        let mut pointer: *const c_char = name.as_ptr();
-        // SAFETY: the name is copied by the call; the event lives through the answer.
-        unsafe {
-            self.describe(
-                ("describe the group", Op::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS),
-                wait,
-                |options, queue| {
-                    ffi::rd_kafka_DescribeConsumerGroups(self.as_ptr(), &raw mut pointer, 1, options, queue);
-                },
-                |event| held(event),
-            )
-        }
-    }
-
-    /// Puts a question and waits for its answer.
-    ///
-    /// # Safety
-    /// `question` puts what `operation` names, once; `answer` keeps nothing the event lends.
-    unsafe fn describe<T>(
-        &self,
-        operation: (&'static str, Op),
-        wait: Duration,
-        question: impl FnOnce(*const ffi::rd_kafka_AdminOptions_t, *mut ffi::rd_kafka_queue_t),
-        answer: impl FnOnce(*mut ffi::rd_kafka_event_t) -> Option<T>,
-    ) -> Result<T, NativeError> {
-        let (operation, kind) = operation;
-        let failed = |code: Code| NativeError::of(operation, code as i32);
-        // SAFETY: the handle is live; every object made here is destroyed here.
+        // SAFETY: the handle is live; every object made here is destroyed here, after the last use of
+        // what it lends; the names outlive the collection, which copies them.
         unsafe {
             let queue = Queue::adopt(ffi::rd_kafka_queue_new(self.as_ptr()))
                 .ok_or_else(|| failed(Code::RD_KAFKA_RESP_ERR__FAIL))?;
-            let options = ffi::rd_kafka_AdminOptions_new(self.as_ptr(), kind);
+            let options = ffi::rd_kafka_AdminOptions_new(
+                self.as_ptr(),
+                ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+            );
             let mut errstr = [0 as c_char; 128];
             let (out, len) = (errstr.as_mut_ptr(), errstr.len());
             ffi::rd_kafka_AdminOptions_set_request_timeout(options, millis(wait), out, len);
-            question(options, queue.as_ptr());
+            let collection =
+                ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+            ffi::rd_kafka_DescribeTopics(self.as_ptr(), collection, options, queue.as_ptr());
+            ffi::rd_kafka_TopicCollection_destroy(collection);
             ffi::rd_kafka_AdminOptions_destroy(options);
             let event = ffi::rd_kafka_queue_poll(queue.as_ptr(), millis(wait + Duration::from_millis(100)));
             if event.is_null() {
                 return Err(failed(Code::RD_KAFKA_RESP_ERR__TIMED_OUT));
             }
             let code = ffi::rd_kafka_event_error(event) as i32;
-            let answered = match code {
-                0 => answer(event).ok_or_else(|| failed(Code::RD_KAFKA_RESP_ERR__FAIL)),
+            let described = match code {
+                0 => described_topics(event, topics).ok_or_else(|| failed(Code::RD_KAFKA_RESP_ERR__FAIL)),
                 _ => {
                     let reason = text(ffi::rd_kafka_event_error_string(event));
-                    Err(NativeError { reason, ..NativeError::of(operation, code) })
+                    Err(NativeError { reason, ..NativeError::of(DESCRIBE, code) })
                 }
             };
             ffi::rd_kafka_event_destroy(event);
-            answered
+            described
         }
     }
 }
@@ -156,38 +111,5 @@ unsafe fn described_topics(
             described[place] = Some(Described { id, partitions });
         }
         Some(described)
-    }
-}
-
-/// # Safety
-/// `event` is live and answers a DescribeConsumerGroups of one group.
-unsafe fn held(event: *mut ffi::rd_kafka_event_t) -> Option<Option<Vec<TopicPartition>>> {
-    // SAFETY: what the event lends lives as long as it.
-    unsafe {
-        let result = ffi::rd_kafka_event_DescribeConsumerGroups_result(event);
-        if result.is_null() {
-            return None;
-        }
-        let mut count = 0usize;
-        let groups = ffi::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
-        if count == 0 {
-            return None;
-        }
-        let group = *groups;
-        let code = ffi::rd_kafka_error_code(ffi::rd_kafka_ConsumerGroupDescription_error(group)) as i32;
-        let state = ffi::rd_kafka_ConsumerGroupDescription_state(group);
-        if code != 0 || state != State::RD_KAFKA_CONSUMER_GROUP_STATE_STABLE {
-            return Some(None);
-        }
-        let mut held = Vec::new();
-        for i in 0..ffi::rd_kafka_ConsumerGroupDescription_member_count(group) {
-            let member = ffi::rd_kafka_ConsumerGroupDescription_member(group, i);
-            let assignment = ffi::rd_kafka_MemberDescription_assignment(member);
-            if !assignment.is_null() {
-                let list = ffi::rd_kafka_MemberAssignment_partitions(assignment);
-                held.extend(PartitionList::entries_of(list).into_iter().map(|entry| entry.at));
-            }
-        }
-        Some(Some(held))
     }
 }
