@@ -66,7 +66,7 @@ fn partitions_are_added_but_never_taken_away() {
         only(admin.run(async |client, options| client.create_partitions([&to], options).await))
     };
     assert_eq!(grow(&topic, 5), Ok(()));
-    target.await_topic(&admin, &topic, 5);
+    target.await_topic(&topic, 5);
     assert_eq!(grow(&topic, 5), Err(RDKafkaErrorCode::InvalidPartitions));
     assert_eq!(grow(&topic, 3), Err(RDKafkaErrorCode::InvalidPartitions));
     assert_eq!(grow(&target.name("missing"), 3), Err(RDKafkaErrorCode::UnknownTopicOrPartition));

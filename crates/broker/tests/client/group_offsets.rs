@@ -175,7 +175,7 @@ fn offsets_do_not_outlive_their_topic() {
     let mut wire = Wire::connect(target.bootstrap());
     eventually("the topic is gone", || wire.topic(&topic).is_err().then_some(()));
     admin.create(&topic, 1, &[]).unwrap();
-    target.await_topic(&admin, &topic, 1);
+    target.await_topic(&topic, 1);
     assert_eq!(consumer.committed(&topic, 0), None);
 }
 

@@ -73,8 +73,11 @@ fn a_group_that_does_not_exist_is_described_as_dead() {
     let request = DescribeGroupsRequest::default().with_groups(vec![group_id(&group)]);
     let answer = wire.ask(5, &request);
     assert_eq!((answer.groups[0].error_code, answer.groups[0].group_state.as_str()), (0, "Dead"));
-    let answer = wire.ask(6, &request);
-    assert_eq!(answer.groups[0].error_code, GROUP_ID_NOT_FOUND, "since version 6");
+    // Kafka 3.9 ends at version 5.
+    if wire.newest::<DescribeGroupsRequest>() >= 6 {
+        let answer = wire.ask(6, &request);
+        assert_eq!(answer.groups[0].error_code, GROUP_ID_NOT_FOUND, "since version 6");
+    }
 }
 
 #[test]

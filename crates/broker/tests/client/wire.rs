@@ -11,8 +11,9 @@ use kafka_protocol::messages::offset_commit_request::{
 };
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, MetadataRequest, OffsetCommitRequest,
-    RequestHeader, ResponseHeader, SyncGroupRequest, SyncGroupResponse, TopicName, metadata_request,
+    ApiVersionsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, MetadataRequest,
+    OffsetCommitRequest, RequestHeader, ResponseHeader, SyncGroupRequest, SyncGroupResponse, TopicName,
+    metadata_request,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 
@@ -111,6 +112,25 @@ impl Wire {
             return Err(topic.error_code);
         }
         Ok((topic.topic_id, topic.partitions[0].leader_epoch))
+    }
+
+    /// How many partitions of a topic have a leader, by this broker's word.
+    pub fn leaders(&mut self, name: &str) -> usize {
+        let topic = metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let request =
+            MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false);
+        let answer = self.ask(12, &request);
+        let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.filter(|partition| partition.leader_id.0 >= 0).count()
+    }
+
+    /// The newest version of an API that this broker offers.
+    pub fn newest<R: Request>(&mut self) -> i16 {
+        let request = ApiVersionsRequest::default()
+            .with_client_software_name(text("by-hand"))
+            .with_client_software_version(text("1"));
+        let offered = self.ask(3, &request).api_keys.into_iter().find(|api| api.api_key == R::KEY);
+        offered.expect("the broker knows the API").max_version
     }
 
     /// JoinGroup v5+ as a consumer with one `range` subscription.

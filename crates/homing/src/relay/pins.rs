@@ -100,6 +100,20 @@ impl Session<'_> {
     }
 
     fn compare(&mut self, topic: usize, answer: TopicAnswer) -> Result<(), Halt> {
+        let facts = self.still_there(topic, answer)?;
+        let open = &mut self.topics.list[topic];
+        match partitions_now(&open.epoch, &facts) {
+            Partitions::Same => {}
+            Partitions::Changed(count) => open.outdated = Some(count),
+            Partitions::Stale => {
+                tracing::debug!(topic = %open.epoch.topic, facts.partitions, "a broker is behind the topic's growth");
+            }
+        }
+        self.note_settings(topic, &facts)
+    }
+
+    /// What Kafka says of a topic with an open epoch, if it still is that topic.
+    fn still_there(&mut self, topic: usize, answer: TopicAnswer) -> Result<TopicFacts, Halt> {
         let open = &mut self.topics.list[topic];
         let (name, epoch) = (open.epoch.topic.clone(), open.epoch.epoch);
         let facts = match answer {
@@ -117,14 +131,10 @@ impl Session<'_> {
             TopicAnswer::Unclear(error) => return Err(waits(error)),
         };
         open.missing_since = None;
-        // All zeros: a broker that knows no topic ids.
-        if facts.id != open.epoch.topic_id && facts.id != [0; 16] && open.epoch.topic_id != [0; 16] {
+        if ids_known(&open.epoch, &facts) && facts.id != open.epoch.topic_id {
             return Err(RelayError::TopicRecreated { topic: name, epoch }.into());
         }
-        if facts.partitions != open.epoch.partitions.get() {
-            open.outdated = PartitionCount::new(facts.partitions);
-        }
-        self.note_settings(topic, &facts)
+        Ok(facts)
     }
 
     /// Takes over what the topic's settings allow, and warns when they are weak.
@@ -276,21 +286,42 @@ impl Session<'_> {
     /// Begins a new epoch for each topic whose partition count changed, now
     /// that all is settled (A01). Nothing is numbered before that is done.
     pub fn end_outdated_epochs(&mut self) -> Result<(), Halt> {
-        let outdated: Vec<TopicName> = self
-            .topics
-            .list
-            .iter()
-            .filter(|open| open.outdated.is_some())
-            .map(|open| open.epoch.topic.clone())
-            .collect();
-        for topic in outdated {
-            match self.ask_topic(&topic)? {
-                TopicAnswer::Present(facts) => self.open_epoch(&topic, &facts)?,
-                _ => return Err(Halt::Wait(format!("topic {topic} changed and cannot be looked at"))),
+        for topic in 0..self.topics.list.len() {
+            let open = &self.topics.list[topic];
+            let (Some(wanted), name) = (open.outdated, open.epoch.topic.clone()) else { continue };
+            let answer = self.ask_topic(&name)?;
+            let facts = self.still_there(topic, answer)?;
+            if facts.partitions < wanted.get() {
+                // Asked of a broker that is behind: an epoch without the new partitions would be the next to end.
+                return Err(Halt::Wait(format!("topic {name} changes, and not every broker knows yet")));
             }
+            self.open_epoch(&name, &facts)?;
         }
         Ok(())
     }
+}
+
+/// A topic's partition count beside the one its open epoch has.
+#[derive(Debug, PartialEq, Eq)]
+enum Partitions {
+    Same,
+    Changed(PartitionCount),
+    /// Fewer, which a topic never has while it is the same: the broker that says so is behind.
+    Stale,
+}
+
+fn partitions_now(pinned: &TopicEpoch, facts: &TopicFacts) -> Partitions {
+    match PartitionCount::new(facts.partitions) {
+        None => Partitions::Stale,
+        Some(count) if count == pinned.partitions => Partitions::Same,
+        Some(count) if count < pinned.partitions && ids_known(pinned, facts) => Partitions::Stale,
+        Some(count) => Partitions::Changed(count),
+    }
+}
+
+/// Whether both sides have a topic id. All zeros: a broker that knows none.
+fn ids_known(pinned: &TopicEpoch, facts: &TopicFacts) -> bool {
+    facts.id != [0; 16] && pinned.topic_id != [0; 16]
 }
 
 /// Kafka would not create a topic: for good, or to be asked again.
@@ -310,4 +341,26 @@ fn refused_creation(error: NativeError) -> Result<Opening, Halt> {
 /// Kafka did not answer well: try again.
 pub(super) fn waits(error: NativeError) -> Halt {
     Halt::Wait(describe_error(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(id: u8, pinned: i32, found: i32) -> Partitions {
+        let partitions = PartitionCount::new(pinned).unwrap();
+        let topic = TopicName::parse("orders").unwrap();
+        let epoch = TopicEpoch { topic, epoch: Epoch(1), topic_id: [7; 16], partitions };
+        partitions_now(&epoch, &TopicFacts { id: [id; 16], partitions: found, parts: Vec::new() })
+    }
+
+    #[test]
+    fn a_broker_that_is_behind_a_topics_growth_ends_no_epoch() {
+        assert_eq!(seen(7, 3, 3), Partitions::Same);
+        assert_eq!(seen(7, 3, 5), Partitions::Changed(PartitionCount::new(5).unwrap()));
+        assert_eq!(seen(7, 5, 3), Partitions::Stale);
+        assert_eq!(seen(7, 5, 0), Partitions::Stale);
+        // Without ids fewer partitions may as well be another topic of the name: its own epoch.
+        assert_eq!(seen(0, 5, 3), Partitions::Changed(PartitionCount::new(3).unwrap()));
+    }
 }

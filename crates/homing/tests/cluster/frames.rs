@@ -3,14 +3,16 @@
 use homing_broker::ApiKey;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{
     BrokerId, DescribeClusterResponse, FetchRequest, FetchResponse, FindCoordinatorResponse,
-    HeartbeatResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataResponse, OffsetCommitRequest,
-    OffsetCommitResponse, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
+    HeartbeatResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+    OffsetCommitRequest, OffsetCommitResponse, ProduceRequest, ProduceResponse, RequestHeader,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use std::io::{self, Read, Write};
@@ -33,6 +35,25 @@ fn framed(header: &impl Encodable, header_version: i16, body: &impl Encodable, v
     let length = u32::try_from(frame.len() - 4).unwrap();
     frame[..4].copy_from_slice(&length.to_be_bytes());
     frame
+}
+
+/// How many partitions of a topic have a leader, by the word of one broker.
+pub fn leaders(broker: &str, topic: &str) -> usize {
+    const VERSION: i16 = 12;
+    let header_version = ApiKey::Metadata.request_header_version(VERSION);
+    let header = RequestHeader::default()
+        .with_request_api_key(ApiKey::Metadata as i16)
+        .with_request_api_version(VERSION);
+    let asked = MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from(topic.to_owned()))));
+    let question =
+        MetadataRequest::default().with_topics(Some(vec![asked])).with_allow_auto_topic_creation(false);
+    let mut stream = TcpStream::connect(broker).unwrap();
+    stream.write_all(&framed(&header, header_version, &question, VERSION)).unwrap();
+    let mut answer = bytes::Bytes::from(read(&stream).unwrap().split_off(4));
+    ResponseHeader::decode(&mut answer, ApiKey::Metadata.response_header_version(VERSION)).unwrap();
+    let answer = MetadataResponse::decode(&mut answer, VERSION).unwrap();
+    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.filter(|partition| partition.leader_id.0 >= 0).count()
 }
 
 /// A client's request on its way.

@@ -30,6 +30,8 @@ pub struct Cluster {
     /// How clients reach it, and how topics are replicated there.
     pub config: KafkaConfig,
     name: String,
+    /// The brokers' own addresses, whatever is in front of them.
+    brokers: Vec<String>,
     /// One client for each group asked about: opening and closing one takes a second.
     bare: Mutex<BTreeMap<String, Arc<BaseConsumer>>>,
     /// Closed before the broker behind it.
@@ -77,7 +79,8 @@ impl Cluster {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = uuid::Uuid::now_v7().simple().to_string();
         let name = format!("c{}-{}", &unique[20..], COUNT.fetch_add(1, Ordering::Relaxed));
-        Self { config, name, bare: Mutex::default(), between: None, embedded }
+        let brokers = config.bootstrap.split(',').map(str::to_owned).collect();
+        Self { config, name, brokers, bare: Mutex::default(), between: None, embedded }
     }
 
     pub fn bootstrap(&self) -> &str {
@@ -139,13 +142,13 @@ impl Cluster {
         let new = NewTopic::new(topic, partitions, replication).set("min.insync.replicas", &insync);
         let results = self.admin(async |admin, options| admin.create_topics([&new], options).await);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
-        until("the topic is visible", || self.leaders(topic) == partitions);
+        self.until_known(topic, partitions as usize);
     }
 
     pub fn delete(&self, topic: &str) {
         let results = self.admin(async |admin, options| admin.delete_topics(&[topic], options).await);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
-        until("the topic is gone", || self.leaders(topic) == 0);
+        self.until_known(topic, 0);
     }
 
     /// Adds partitions to a topic.
@@ -153,7 +156,7 @@ impl Cluster {
         let grown = NewPartitions::new(topic, partitions);
         let results = self.admin(async |admin, options| admin.create_partitions([&grown], options).await);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
-        until("the new partitions are visible", || self.leaders(topic) == partitions as i32);
+        self.until_known(topic, partitions);
     }
 
     /// Deletes the records below `offset`.
@@ -175,11 +178,11 @@ impl Cluster {
         block_on(act(&admin, &options)).unwrap()
     }
 
-    /// How many partitions of the topic have a leader.
-    fn leaders(&self, topic: &str) -> i32 {
-        let Ok(metadata) = self.bare("metadata").fetch_metadata(Some(topic), LONG) else { return 0 };
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-        partitions.filter(|partition| partition.leader() >= 0).count() as i32
+    /// Waits until every broker says that the topic has so many partitions, each with a leader.
+    fn until_known(&self, topic: &str, partitions: usize) {
+        for broker in &self.brokers {
+            until("every broker knows the topic", || frames::leaders(broker, topic) == partitions);
+        }
     }
 
     pub fn watermarks(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use homing_broker::{Broker, BrokerOptions, RunningBroker};
 
 use super::{Admin, eventually};
+use crate::wire::Wire;
 
 /// A cluster for one test; an embedded one ends with it.
 pub struct Target {
@@ -44,16 +45,18 @@ impl Target {
         let name = self.name("topic");
         let admin = Admin::new(&self.bootstrap);
         admin.create(&name, partitions, config).unwrap();
-        self.await_topic(&admin, &name, partitions);
+        self.await_topic(&name, partitions);
         name
     }
 
-    pub fn await_topic(&self, admin: &Admin, name: &str, partitions: i32) {
-        eventually("the new topic has leaders", || {
-            let metadata = admin.topic_metadata(name).ok()?;
-            (metadata.len() == partitions as usize && metadata.iter().all(|leader| *leader >= 0))
-                .then_some(())
-        });
+    /// Waits until every broker says that the topic has so many partitions, each with a leader.
+    pub fn await_topic(&self, name: &str, partitions: i32) {
+        for broker in self.bootstrap.split(',') {
+            let mut wire = Wire::connect(broker);
+            eventually("every broker knows the topic", || {
+                (wire.leaders(name) == partitions as usize).then_some(())
+            });
+        }
     }
 }
 
