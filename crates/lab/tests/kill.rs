@@ -108,8 +108,8 @@ fn two_hundred_random_kills_lose_nothing_and_apply_every_order_once() {
     let seed = std::env::var("HOMING_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x5eed);
     println!("seed {seed} (set HOMING_TEST_SEED to repeat)");
     let scene = Bench::begin(seed);
-    // A static member gets back what its former self was given, and takes up what that did not know of
-    // after seconds (docs/consumer.md, "Rebalances"). Here it lives for moments: it must find the topic.
+    // A static member gets back what its former self was given, and nothing else (docs/consumer.md,
+    // "Rebalances"): the first of them must find the topic.
     create_topic_at(scene.scene.site(), scene.scene.topic(), 6).unwrap();
     let mut random = seed | 1;
     let mut pause = move || {

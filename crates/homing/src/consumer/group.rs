@@ -6,7 +6,6 @@
 //! | revoked | nothing more of it is handed out; running handlers may finish until the drain deadline; what is finished is committed; then it is given up |
 //! | lost | given up at once, without a commit: it may be another's already |
 //! | overslept | as lost, then the group is joined anew |
-//! | nobody holds a partition | as revoked, then the group is joined anew ([`coverage`](super::coverage)) |
 
 use super::dispatch::SlotIndex;
 use super::error::ConsumerError;
@@ -64,9 +63,6 @@ impl Intake {
         let skips = self.options.start == StartPolicy::Latest && starts.iter().any(|start| start.fresh);
         starts.into_iter().for_each(|start| self.open(start));
         ConsumerStatus::set(&self.status.partitions, self.slots.iter().count() as u64);
-        if let Some(coverage) = &mut self.coverage {
-            coverage.assigned(Instant::now());
-        }
         if skips {
             // A crash before the first commit would choose a later "latest" and skip what lies between.
             let (indices, until) = (self.slots.indices(), Instant::now() + self.options.request_timeout);
@@ -248,22 +244,9 @@ impl Intake {
         tracing::warn!(partitions = held.len(), "poll interval exceeded: partitions are taken for lost");
         ConsumerStatus::add(&self.status.lost, held.len() as u64);
         self.give_up(&held);
-        self.join_anew()
-    }
-
-    /// Leaving and joining makes sure of a revocation and a new assignment.
-    fn join_anew(&self) -> Result<(), ConsumerError> {
+        // Leaving and joining makes sure of a revocation and a new assignment.
         self.client.unsubscribe()?;
         Ok(self.client.subscribe(&self.options.topics)?)
-    }
-
-    /// Joins anew when partitions are nobody's and nobody else will notice.
-    pub fn watch_coverage(&mut self) -> Result<(), ConsumerError> {
-        let Some(coverage) = &mut self.coverage else { return Ok(()) };
-        let unheld = coverage.tick(&self.client, &self.options.group, &self.options.topics);
-        let Some(first) = unheld.first() else { return Ok(()) };
-        tracing::warn!(count = unheld.len(), %first, "partitions nobody in the group holds: joining it anew");
-        self.join_anew()
     }
 
     /// Drains, commits and leaves the group. Says what was left behind.

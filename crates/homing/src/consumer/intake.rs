@@ -7,7 +7,6 @@
 
 use super::attempt::Judge;
 use super::commit::Commits;
-use super::coverage::Coverage;
 use super::dead_letter::DeadLetters;
 use super::desk::Supervisor;
 use super::dispatch::{Aside, Collected, Dispatch, Finished, Held, Job, SlotIndex};
@@ -39,8 +38,6 @@ pub(crate) struct Intake {
     pub slots: Slots,
     pub commits: Commits,
     pub letters: DeadLetters,
-    /// For a member with an instance id.
-    pub coverage: Option<Coverage>,
     pub shutdown: Shutdown,
     /// The client's `max.poll.interval.ms`.
     pub poll_interval_max: Duration,
@@ -74,15 +71,14 @@ pub(crate) struct Parts {
     pub judge: Arc<Judge>,
     pub status: Arc<ConsumerStatus>,
     pub letters: DeadLetters,
-    pub coverage: Option<Coverage>,
     pub shutdown: Shutdown,
     pub poll_interval_max: Duration,
 }
 
 impl Intake {
     pub fn new(parts: Parts) -> Self {
-        let Parts { options, client, bell, dispatch, judge, status, .. } = parts;
-        let Parts { letters, coverage, shutdown, poll_interval_max, .. } = parts;
+        let Parts { options, client, bell, dispatch, judge, status, letters, shutdown, poll_interval_max } =
+            parts;
         let commits = Commits::new(
             Arc::clone(&client),
             Arc::clone(&status),
@@ -99,7 +95,6 @@ impl Intake {
             slots: Slots::default(),
             commits,
             letters,
-            coverage,
             shutdown,
             poll_interval_max,
             served_at: Instant::now(),
@@ -131,7 +126,6 @@ impl Intake {
             self.collect()?;
             self.commits.tick(&mut self.slots);
             self.watch_windows();
-            self.watch_coverage()?;
             let more = self.take_in()?;
             self.dispatch.supervise(&mut self.supervisor);
             self.due = self.dispatch.wake_due();

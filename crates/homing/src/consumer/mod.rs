@@ -36,7 +36,6 @@ mod attempt;
 mod blocking;
 mod commit;
 mod continuity;
-mod coverage;
 pub mod dead_letter;
 mod desk;
 mod dispatch;
@@ -61,7 +60,6 @@ use crate::kafka::config::KafkaConfig;
 use crate::kafka::native::Client;
 use crate::shutdown::Shutdown;
 use attempt::Judge;
-use coverage::Coverage;
 use dead_letter::DeadLetters;
 use dispatch::Dispatch;
 use intake::{Intake, Parts};
@@ -204,10 +202,6 @@ impl Consumer {
         }
         let poll_interval_ms = settings.get("max.poll.interval.ms").and_then(|ms| ms.parse().ok());
         let poll_interval_max = Duration::from_millis(poll_interval_ms.unwrap_or(300_000));
-        // In KIP-848 groups the broker shares out, and sees topics change by itself.
-        let is_classic = settings.get("group.protocol") != Some("consumer");
-        let is_static = settings.get("group.instance.id").is_some_and(|id| !id.is_empty());
-        let coverage = (is_static && is_classic).then(|| Coverage::new(Instant::now()));
         let bell = Arc::<Bell>::default();
         let client = Client::open(&settings, Some(Arc::clone(&bell)))?;
         let dispatch = Arc::new(Dispatch::new(Arc::clone(&bell), Arc::clone(&client), options.workers));
@@ -233,7 +227,6 @@ impl Consumer {
             judge: Arc::clone(&judge),
             status,
             letters,
-            coverage,
             shutdown: shutdown.clone(),
             poll_interval_max,
         };

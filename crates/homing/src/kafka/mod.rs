@@ -2,7 +2,6 @@
 
 pub(crate) mod acked_producer;
 pub(crate) mod admin;
-mod assignment;
 pub mod bell;
 pub(crate) mod certificate;
 pub mod client_value;
@@ -10,8 +9,6 @@ pub mod config;
 pub mod ensure;
 pub(crate) mod native;
 pub(crate) mod native_call;
-mod native_describe;
-mod native_group;
 mod native_watermarks;
 pub mod partition_list;
 pub(crate) mod producer;
