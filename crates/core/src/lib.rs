@@ -10,6 +10,7 @@ pub mod message;
 pub mod offset_map;
 pub mod offset_set;
 pub mod partitioner;
+pub mod relay;
 pub mod retry;
 pub mod schedule;
 pub mod stamp;
