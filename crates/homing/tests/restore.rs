@@ -1,4 +1,5 @@
 //! Outboxes restored from backups and made anew: no number twice, no effect lost, none twice.
+#![allow(clippy::unwrap_used)] // everything in this file is a test
 
 mod relay_bench;
 
