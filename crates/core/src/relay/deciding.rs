@@ -164,7 +164,10 @@ impl Machine {
     }
 
     fn next_in_database(&mut self, now: Now) -> Option<Action> {
-        if let Some(action) = self.next_of_topics(now) {
+        self.topics_turn = !self.topics_turn;
+        if self.topics_turn
+            && let Some(action) = self.next_of_topics(now)
+        {
             return Some(action);
         }
         match self.next_claim(now) {
@@ -179,7 +182,7 @@ impl Machine {
         if !settle.is_empty() {
             return Some(Action::Commit { settle, claim: None, hold: Vec::new() });
         }
-        self.next_load(now)
+        self.next_load(now).or_else(|| self.next_of_topics(now))
     }
 
     /// What topics want of the database: orders, epochs to open or to close.
@@ -188,7 +191,6 @@ impl Machine {
             let after = self.limits.missing_topic_after;
             let topic = &self.topics[ix.0 as usize];
             if let Some(order) = topic.orders.front().copied() {
-                self.topic(ix).orders.pop_front();
                 return Some(match order.kind {
                     OrderKind::Discard => Action::DiscardHeld(ix, Some(order)),
                     _ => Action::CloseTopic(ix, Some(order)),

@@ -48,6 +48,8 @@ pub enum Event {
     EpochOpened(BeganTopic),
     /// The topic's epoch is closed in the database, its unsettled rows voided or held again.
     TopicClosed(TopicIx),
+    /// The topic's oldest order is done, and nothing of its epoch has changed.
+    OrderDone(TopicIx),
 }
 
 /// What was heard while waiting.

@@ -6,7 +6,7 @@
 
 use super::fates::{Fates, Run};
 use super::{BatchNo, LaneIx, LanePhase, Now, PartRef, TailQuestion, TopicIx, Trouble};
-use crate::{Offset, Seq};
+use crate::{Offset, Partition, Seq};
 use std::collections::VecDeque;
 
 /// One lane's share of a batch, not settled.
@@ -35,6 +35,7 @@ impl Part {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub topic: TopicIx,
+    pub partition: Partition,
     pub phase: LanePhase,
     pub trouble: Option<Trouble>,
     /// The seq its next row gets.
@@ -69,6 +70,7 @@ impl Lane {
         let first = Seq(settled + 1);
         Self {
             topic,
+            partition: Partition(0),
             phase,
             trouble: None,
             next_seq,
@@ -143,7 +145,7 @@ impl Lane {
     pub fn wants_loading(&self) -> Option<Seq> {
         let unsent = self.next_unsent();
         if unsent < self.queued_to {
-            return self.part_of(unsent).filter(|part| !part.loaded).map(|_| unsent);
+            return self.part_of(unsent).filter(|part| !part.loaded).map(|part| part.first);
         }
         (self.queued_to < self.next_seq).then_some(self.queued_to)
     }

@@ -5,7 +5,7 @@ use super::lane::Lane;
 use super::memory::Flight;
 use super::topic::Topic;
 use super::{BatchNo, LaneIx, LanePhase, Limits, MainPhase, Now, Place, TopicIx, TopicPhase, Trouble};
-use crate::{Offset, Seq, TopicName};
+use crate::{Offset, Partition, Seq, TopicName};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// A topic with an open epoch, as the database has it.
@@ -87,6 +87,8 @@ pub struct Machine {
     pub(super) hungry: BTreeSet<LaneIx>,
     /// Topics of which something may be to do.
     pub(super) topics_due: BTreeSet<TopicIx>,
+    /// Orders and epochs take turns with everything else that wants the database.
+    pub(super) topics_turn: bool,
     pub(super) voids: VecDeque<super::Rejection>,
     pub(super) database: Option<Trouble>,
     pub(super) client: Option<Trouble>,
@@ -128,6 +130,7 @@ impl Machine {
             unread: BTreeSet::new(),
             hungry: BTreeSet::new(),
             topics_due: BTreeSet::new(),
+            topics_turn: true,
             voids: VecDeque::new(),
             database: None,
             client: None,
@@ -163,10 +166,12 @@ impl Machine {
         ix
     }
 
-    pub(super) fn add_lane(&mut self, lane: Lane) -> LaneIx {
+    pub(super) fn add_lane(&mut self, mut lane: Lane) -> LaneIx {
         assert!(self.lanes.len() < super::LANES_MAX, "a session has fewer than 2^24 lanes");
         let ix = LaneIx(self.lanes.len() as u32);
-        self.topics[lane.topic.0 as usize].lanes.push(ix);
+        let lanes = &mut self.topics[lane.topic.0 as usize].lanes;
+        lane.partition = Partition(i32::try_from(lanes.len()).expect("a partition is an i32"));
+        lanes.push(ix);
         self.lanes.push(lane);
         ix
     }
@@ -311,6 +316,12 @@ impl Machine {
     #[must_use]
     pub fn topic_trouble(&self, topic: TopicIx) -> Option<&Trouble> {
         self.topics[topic.0 as usize].trouble.as_ref()
+    }
+
+    /// The partition of a lane.
+    #[must_use]
+    pub fn lane_partition(&self, lane: LaneIx) -> Partition {
+        self.lanes[lane.0 as usize].partition
     }
 
     /// The topic of a lane.

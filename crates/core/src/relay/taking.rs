@@ -43,6 +43,10 @@ impl Machine {
             Event::Regroup => self.regroup = self.main == MainPhase::Open,
             Event::EpochOpened(began) => self.epoch_opened(&began, now),
             Event::TopicClosed(topic) => self.topic_closed(topic),
+            Event::OrderDone(topic) => {
+                self.database_works();
+                self.topic(topic).orders.pop_front();
+            }
         }
     }
 
@@ -232,7 +236,10 @@ impl Machine {
                 let since = *topic.missing_since.get_or_insert(now);
                 topic.doubted = true;
                 Trouble::replace(&mut topic.trouble, trouble);
-                if now.since(since) >= grace {
+                if now.since(since) >= grace
+                    && let Some(trouble) = &mut topic.trouble
+                {
+                    trouble.code = Some("A03");
                     topic.phase = TopicPhase::Stopped;
                 }
             }

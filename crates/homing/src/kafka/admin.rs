@@ -5,11 +5,13 @@ use super::config::KafkaConfig;
 use super::native::{self, NativeError, Queue};
 use super::native_call::TopicId;
 use super::native_watermarks;
+use super::partition_list::{Entry, PartitionList, TopicPartition};
 use super::producer::ProducerError;
 use homing_core::{Offset, Partition, TopicName};
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::ffi::{CString, c_char};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -65,6 +67,17 @@ pub(crate) struct TopicSettings {
     pub message_bytes_max: Option<usize>,
     /// `min.insync.replicas`.
     pub min_insync: Option<i32>,
+    /// Whether `cleanup.policy` contains `compact`.
+    pub compacted: Option<bool>,
+}
+
+/// Which end of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// Its first offset.
+    Start,
+    /// The offset after its last.
+    End,
 }
 
 /// A client that asks and creates, and neither produces nor consumes.
@@ -211,39 +224,89 @@ impl Admin {
         )
     }
 
-    /// The topic's settings, as far as Kafka tells us.
-    pub fn topic_settings(&self, topic: &TopicName) -> Result<TopicSettings, NativeError> {
-        let operation = "ask for a topic's limits";
-        let name = c_name(topic);
-        // SAFETY: the resource is destroyed after the call, which copies it; the event lends the result.
+    /// The topics' settings in their order, as far as Kafka tells us; one question for all.
+    pub fn topic_settings(&self, topics: &[&TopicName]) -> Result<Vec<TopicSettings>, NativeError> {
+        let operation = "ask for the topics' limits";
+        if topics.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<CString> = topics.iter().map(|topic| c_name(topic)).collect();
+        // SAFETY: the resources are destroyed after the call, which copies them; the event lends the result.
         self.ask(
             operation,
             Op::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
             |options, queue| unsafe {
                 let kind = ffi::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
-                let resource = ffi::rd_kafka_ConfigResource_new(kind, name.as_ptr());
-                let mut list = [resource];
-                ffi::rd_kafka_DescribeConfigs(self.raw(), list.as_mut_ptr(), 1, options, queue);
-                ffi::rd_kafka_ConfigResource_destroy(resource);
+                let mut list: Vec<_> =
+                    names.iter().map(|name| ffi::rd_kafka_ConfigResource_new(kind, name.as_ptr())).collect();
+                ffi::rd_kafka_DescribeConfigs(self.raw(), list.as_mut_ptr(), list.len(), options, queue);
+                for resource in list {
+                    ffi::rd_kafka_ConfigResource_destroy(resource);
+                }
             },
             |event| unsafe {
                 let result = ffi::rd_kafka_event_DescribeConfigs_result(event);
                 let mut count = 0usize;
                 let resources = ffi::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
-                let mut settings = TopicSettings::default();
+                let mut settings = vec![TopicSettings::default(); topics.len()];
                 for i in 0..count {
-                    let mut entries = 0usize;
-                    let list = ffi::rd_kafka_ConfigResource_configs(*resources.add(i), &raw mut entries);
-                    for entry in (0..entries).map(|n| *list.add(n)) {
-                        let value = native::text(ffi::rd_kafka_ConfigEntry_value(entry));
-                        match native::text(ffi::rd_kafka_ConfigEntry_name(entry)).as_str() {
-                            "max.message.bytes" => settings.message_bytes_max = value.parse().ok(),
-                            "min.insync.replicas" => settings.min_insync = value.parse().ok(),
-                            _ => {}
-                        }
+                    let name = native::text(ffi::rd_kafka_ConfigResource_name(*resources.add(i)));
+                    if let Some(place) = topics.iter().position(|topic| topic.as_str() == name) {
+                        settings[place] = settings_of(*resources.add(i));
                     }
                 }
                 Ok(settings)
+            },
+        )
+    }
+
+    /// One bound of each partition's log, in their order; one question for all. An error of one is its own.
+    pub fn bounds(
+        &self,
+        at: &[TopicPartition],
+        which: Bound,
+    ) -> Result<Vec<Result<Offset, NativeError>>, NativeError> {
+        let operation = "ask for the partitions' ends";
+        let spec = match which {
+            Bound::Start => -2, // RD_KAFKA_OFFSET_SPEC_EARLIEST
+            Bound::End => -1,   // RD_KAFKA_OFFSET_SPEC_LATEST
+        };
+        if at.is_empty() {
+            return Ok(Vec::new());
+        }
+        let entries: Vec<_> = at.iter().map(|at| Entry { offset: spec, ..Entry::of(at.clone()) }).collect();
+        let list = PartitionList::new(&entries);
+        // SAFETY: the list lives through the call, which copies it; the event lends the result.
+        self.ask(
+            operation,
+            Op::RD_KAFKA_ADMIN_OP_LISTOFFSETS,
+            |options, queue| unsafe {
+                ffi::rd_kafka_ListOffsets(self.raw(), list.as_ptr(), options.cast_mut(), queue);
+            },
+            |event| unsafe {
+                let result = ffi::rd_kafka_event_ListOffsets_result(event);
+                let mut count = 0usize;
+                let infos = ffi::rd_kafka_ListOffsets_result_infos(result, &raw mut count);
+                let fail = |at: &TopicPartition, code: i32| {
+                    let reason = format!("{at}: {}", native::describe(code));
+                    Err(NativeError { reason, ..NativeError::of(operation, code) })
+                };
+                let silent = Code::RD_KAFKA_RESP_ERR__FAIL as i32;
+                let mut answers: Vec<_> = at.iter().map(|at| fail(at, silent)).collect();
+                let places: HashMap<(&str, i32), usize> =
+                    at.iter().enumerate().map(|(n, at)| ((at.topic.as_str(), at.partition.0), n)).collect();
+                for i in 0..count {
+                    let info = ffi::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(i));
+                    let name = native::text((*info).topic);
+                    if let Some(place) = places.get(&(name.as_str(), (*info).partition)) {
+                        // The code is read as a number: it comes from the network.
+                        let code = std::ptr::addr_of!((*info).err).cast::<i32>().read();
+                        let known = code == 0 && (*info).offset >= 0;
+                        let answer = if known { Ok(Offset((*info).offset)) } else { fail(&at[*place], code) };
+                        answers[*place] = answer;
+                    }
+                }
+                Ok(answers)
             },
         )
     }
@@ -413,6 +476,27 @@ unsafe fn answer(
         let parts = (0..count).map(part).collect();
         TopicAnswer::Present(TopicFacts { id, partitions: i32::try_from(count).unwrap_or(i32::MAX), parts })
     }
+}
+
+/// # Safety
+/// `resource` is live.
+unsafe fn settings_of(resource: *const ffi::rd_kafka_ConfigResource_t) -> TopicSettings {
+    let mut settings = TopicSettings::default();
+    let mut entries = 0usize;
+    // SAFETY: the caller's promise; entries live as long as the resource.
+    unsafe {
+        let list = ffi::rd_kafka_ConfigResource_configs(resource, &raw mut entries);
+        for entry in (0..entries).map(|n| *list.add(n)) {
+            let value = native::text(ffi::rd_kafka_ConfigEntry_value(entry));
+            match native::text(ffi::rd_kafka_ConfigEntry_name(entry)).as_str() {
+                "max.message.bytes" => settings.message_bytes_max = value.parse().ok(),
+                "min.insync.replicas" => settings.min_insync = value.parse().ok(),
+                "cleanup.policy" => settings.compacted = Some(value.contains("compact")),
+                _ => {}
+            }
+        }
+    }
+    settings
 }
 
 fn c_name(topic: &TopicName) -> CString {

@@ -339,6 +339,10 @@ fn settings(config: &KafkaConfig, grouping: Grouping) -> Result<rdkafka::ClientC
         settings.remove("max.in.flight");
         settings.set("max.in.flight.requests.per.connection", "1").set("batch.num.messages", "1");
         settings.set("enable.gapless.guarantee", "false");
+        // A topic that was refused stays so in the client until its metadata is read again.
+        if unset(&settings, &["topic.metadata.refresh.interval.ms"]) {
+            settings.set("topic.metadata.refresh.interval.ms", "1000");
+        }
     } else {
         settings.set("enable.gapless.guarantee", "true");
     }

@@ -1,0 +1,286 @@
+//! Reading lanes' tails on a thread of its own: a partition that cannot be read holds up no other.
+//!
+//! All ends are asked for in one question. A lane whose partition ends where it
+//! was read to is answered at once; the others are read by one reader, and each
+//! is answered when it is at its end.
+
+use super::answer::{Answer, TailFound};
+use super::error::RelayError;
+use super::inbox::Inbox;
+use super::obstacle::{Said, of_error};
+use super::worker::{Questions, Stop, Workers};
+use crate::kafka::admin::{Admin, Bound};
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::partition_list::TopicPartition;
+use crate::kafka::reader::{ReadFrom, ReaderError, TopicReader};
+use crate::kafka::record::Record;
+use homing_core::relay::{TailQuestion, TailRead};
+use homing_core::{Epoch, Offset, PayloadCrc, Seq, StreamName};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// How long a tail read may get nothing before its ends are asked for again.
+const STALL: Duration = Duration::from_secs(5);
+/// How long a tail that cannot be read is left alone.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Partitions asked about one by one in a turn, after the question about all of them failed.
+const ONE_BY_ONE: usize = 4;
+
+/// One lane's tail.
+#[derive(Debug, Clone)]
+pub(super) struct TailOf {
+    pub question: TailQuestion,
+    pub at: TopicPartition,
+    pub epoch: Epoch,
+}
+
+/// One tail that is being read.
+struct Tail {
+    of: TailOf,
+    end: Offset,
+    read_to: Offset,
+    cut: bool,
+    found: Vec<(Seq, Offset)>,
+    crcs: Vec<(Seq, PayloadCrc)>,
+    forked: bool,
+    moved_at: Instant,
+}
+
+/// Starts the thread that reads.
+pub(super) fn start(
+    kafka: &KafkaConfig,
+    (stream, wait): (&StreamName, Duration),
+    inbox: Inbox<Answer>,
+) -> Result<Workers<Vec<TailOf>>, RelayError> {
+    let (kafka, stream) = (kafka.clone(), stream.clone());
+    Workers::start("tails", 1, move |questions: &Questions<Vec<TailOf>>, stop: &Stop| {
+        let tails = Tails {
+            kafka: &kafka,
+            stream: &stream,
+            wait,
+            inbox: &inbox,
+            admin: None,
+            waiting: Vec::new(),
+            reading: HashMap::new(),
+            reader: None,
+        };
+        tails.run(questions, stop);
+    })
+}
+
+struct Tails<'a> {
+    kafka: &'a KafkaConfig,
+    stream: &'a StreamName,
+    wait: Duration,
+    inbox: &'a Inbox<Answer>,
+    admin: Option<Admin>,
+    /// Tails whose ends are to be asked for, and from when on.
+    waiting: Vec<(Instant, TailOf)>,
+    reading: HashMap<TopicPartition, Tail>,
+    reader: Option<TopicReader>,
+}
+
+impl Tails<'_> {
+    fn run(mut self, questions: &Questions<Vec<TailOf>>, stop: &Stop) {
+        while !stop.is_set() {
+            let idle = self.waiting.is_empty() && self.reading.is_empty();
+            let next = if idle {
+                self.reader = None;
+                let Some(next) = questions.next() else { return };
+                Some(next)
+            } else {
+                questions.try_next()
+            };
+            for of in next.into_iter().flatten() {
+                // A later question about the same partition takes the earlier one's place.
+                self.reading.remove(&of.at);
+                self.waiting.retain(|(_, known)| known.at != of.at);
+                self.waiting.push((Instant::now(), of));
+            }
+            self.ask_ends();
+            if self.reading.is_empty() {
+                if !self.waiting.is_empty() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            } else if let Err(error) = self.read() {
+                self.hindered(&error);
+            }
+        }
+    }
+
+    fn admin(&mut self) -> Result<&Admin, Said> {
+        let admin = match self.admin.take() {
+            Some(admin) => admin,
+            None => Admin::open(self.kafka, self.wait).map_err(|error| Said::plain(error.to_string()))?,
+        };
+        Ok(self.admin.insert(admin))
+    }
+
+    /// Asks for the ends of the tails that are due; starts to read those that moved.
+    fn ask_ends(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.waiting).into_iter().partition(|(at, _)| *at <= now);
+        self.waiting = later;
+        let mut due: Vec<TailOf> = Vec::into_iter(due).map(|(_, of)| of).collect();
+        if due.is_empty() {
+            return;
+        }
+        let ends = match self.bounds(&due, Bound::End) {
+            Ok(ends) => ends,
+            Err(said) => {
+                // Perhaps one of them spoils the question for all: a few are asked one by one.
+                let one_by_one = due.split_off(due.len().min(ONE_BY_ONE));
+                self.put_off(one_by_one, &said, Duration::ZERO);
+                due.iter().map(|of| self.end_of(of)).collect()
+            }
+        };
+        let mut moved = Vec::new();
+        for (of, end) in due.into_iter().zip(ends) {
+            match end {
+                Ok(end) if end <= of.question.from => self.answer_unmoved(&of, end),
+                Ok(end) => moved.push((of, end)),
+                Err(said) => self.put_off(vec![of], &said, PAUSE),
+            }
+        }
+        self.begin(moved);
+    }
+
+    fn bounds(&mut self, of: &[TailOf], which: Bound) -> Result<Vec<Result<Offset, Said>>, Said> {
+        let at: Vec<TopicPartition> = of.iter().map(|of| of.at.clone()).collect();
+        let bounds = self.admin()?.bounds(&at, which).map_err(|error| of_error(&error))?;
+        Ok(bounds.into_iter().map(|bound| bound.map_err(|error| of_error(&error))).collect())
+    }
+
+    fn end_of(&mut self, of: &TailOf) -> Result<Offset, Said> {
+        let admin = self.admin()?;
+        let ends = admin.ends(&of.at.topic, of.at.partition.0).map_err(|error| of_error(&error))?;
+        Ok(ends.1)
+    }
+
+    fn put_off(&mut self, tails: Vec<TailOf>, said: &Said, pause: Duration) {
+        for of in tails {
+            let what = format!("{} cannot be asked for what it holds of this outbox: {}", of.at, said.what);
+            self.inbox.put(Answer::TailTrouble(of.question.lane, Said { code: said.code, what }));
+            self.waiting.push((Instant::now() + pause, of));
+        }
+    }
+
+    fn answer_unmoved(&self, of: &TailOf, end: Offset) {
+        let read = TailRead { lane: of.question.lane, found: Vec::new(), end, cut: false };
+        self.inbox.put(Answer::Tail(TailFound { read, crcs: Vec::new(), forked: false }));
+    }
+
+    /// Reads these from where they were read to, or from where their logs begin now.
+    fn begin(&mut self, moved: Vec<(TailOf, Offset)>) {
+        if moved.is_empty() {
+            return;
+        }
+        let (tails, ends): (Vec<TailOf>, Vec<Offset>) = moved.into_iter().unzip();
+        let lows = match self.bounds(&tails, Bound::Start) {
+            Ok(lows) => lows,
+            Err(said) => return self.put_off(tails, &said, PAUSE),
+        };
+        for ((of, end), low) in tails.into_iter().zip(ends).zip(lows) {
+            let low = match low {
+                Ok(low) => low,
+                Err(said) => {
+                    self.put_off(vec![of], &said, PAUSE);
+                    continue;
+                }
+            };
+            let cut = low > of.question.from;
+            let read_to = of.question.from.max(low);
+            if read_to >= end {
+                let read = TailRead { lane: of.question.lane, found: Vec::new(), end, cut };
+                self.inbox.put(Answer::Tail(TailFound { read, crcs: Vec::new(), forked: false }));
+                continue;
+            }
+            let at = of.at.clone();
+            let (found, crcs, moved_at) = (Vec::new(), Vec::new(), Instant::now());
+            self.reading.insert(at, Tail { of, end, read_to, cut, found, crcs, forked: false, moved_at });
+        }
+        if let Err(error) = self.assign() {
+            self.hindered(&error);
+        }
+    }
+
+    fn assign(&mut self) -> Result<(), ReaderError> {
+        let from: Vec<_> =
+            self.reading.iter().map(|(at, tail)| (at.clone(), ReadFrom::At(tail.read_to))).collect();
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => TopicReader::open_uncommitted(self.kafka)?,
+        };
+        self.reader.insert(reader).assign(&from)
+    }
+
+    fn read(&mut self) -> Result<(), ReaderError> {
+        let Some(reader) = &mut self.reader else { return self.assign() };
+        let mut records = Vec::new();
+        reader.read(&mut records, 10_000, Duration::from_millis(10))?;
+        for record in &records {
+            let at = TopicPartition {
+                topic: match homing_core::TopicName::parse(record.topic()) {
+                    Ok(topic) => topic,
+                    Err(_) => continue,
+                },
+                partition: record.partition(),
+            };
+            if let Some(tail) = self.reading.get_mut(&at) {
+                tail.take(record, self.stream);
+            }
+        }
+        drop(records);
+        let mut done = Vec::new();
+        for (at, tail) in &self.reading {
+            // Control records at the end come to nobody: the reader's position tells.
+            if tail.read_to >= tail.end || reader.has_reached(at, tail.end)? {
+                done.push(at.clone());
+            }
+        }
+        for at in done {
+            let Some(tail) = self.reading.remove(&at) else { continue };
+            let read =
+                TailRead { lane: tail.of.question.lane, found: tail.found, end: tail.end, cut: tail.cut };
+            self.inbox.put(Answer::Tail(TailFound { read, crcs: tail.crcs, forked: tail.forked }));
+        }
+        let stalled: Vec<_> = self
+            .reading
+            .iter()
+            .filter(|(_, tail)| tail.moved_at.elapsed() > STALL)
+            .map(|(at, _)| at.clone())
+            .collect();
+        let stalled: Vec<TailOf> =
+            stalled.iter().filter_map(|at| self.reading.remove(at)).map(|tail| tail.of).collect();
+        self.put_off(stalled, &Said::plain("it does not answer"), PAUSE);
+        Ok(())
+    }
+
+    /// The reader does not go on: all begin again.
+    fn hindered(&mut self, error: &ReaderError) {
+        self.reader = None;
+        let tails: Vec<TailOf> = self.reading.drain().map(|(_, tail)| tail.of).collect();
+        self.put_off(tails, &Said::plain(error.to_string()), PAUSE);
+    }
+}
+
+impl Tail {
+    fn take(&mut self, record: &Record, stream: &StreamName) {
+        self.moved_at = Instant::now();
+        if record.offset() >= self.end || record.offset() < self.read_to {
+            return;
+        }
+        self.read_to = record.offset().next();
+        let Some(stamp) = record.stamp_ref() else { return };
+        if stamp.stream != stream.as_str() || stamp.partition != record.partition() {
+            return;
+        }
+        if stamp.epoch > self.of.epoch {
+            self.forked = true;
+        }
+        if stamp.epoch == self.of.epoch && stamp.seq >= self.of.question.first {
+            self.found.push((stamp.seq, record.offset()));
+            self.crcs.push((stamp.seq, stamp.crc));
+        }
+    }
+}
