@@ -42,8 +42,6 @@ pub enum Event {
     Opened(Via),
     /// The producer is gone.
     Closed(Via),
-    /// The main producer groups more bytes than some topic takes: it is to be replaced when nothing is out.
-    Regroup,
     /// The topic's epoch is open in the database.
     EpochOpened(BeganTopic),
     /// The topic's epoch is closed in the database, its unsettled rows voided or held again.
@@ -65,6 +63,8 @@ pub struct Polled {
     pub probe_fatal: bool,
     /// What the client says of its connections or of a quota.
     pub client: Option<Trouble>,
+    /// The main producer groups more bytes than some topic takes: it is to be replaced when nothing is out.
+    pub regroup: bool,
     /// Whether Kafka may be another one since: nothing is settled before a look.
     pub doubt: bool,
     /// Answers to questions.
@@ -80,6 +80,7 @@ impl Polled {
             && self.seen.is_empty()
             && self.client.is_none()
             && !self.doubt
+            && !self.regroup
             && !self.main_fatal
             && !self.probe_fatal
     }

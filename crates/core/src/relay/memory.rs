@@ -88,7 +88,7 @@ impl Machine {
     fn attach(&mut self, batch: BatchNo, part: &NewPart) {
         let lane = self.lane(part.lane);
         if let Some(known) = lane.part_mut(batch) {
-            known.loaded = true;
+            (known.loaded, known.place) = (true, part.place);
         } else if part.first == lane.queued_to {
             let NewPart { place, first, rows, .. } = *part;
             lane.queue(Part { batch, place, first, rows, loaded: true });

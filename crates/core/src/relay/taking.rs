@@ -40,7 +40,6 @@ impl Machine {
             Event::Opened(Via::Probe) => self.probe = ProbePhase::Open,
             Event::Closed(Via::Main) => self.main_closed(now),
             Event::Closed(Via::Probe) => self.probe_closed(now),
-            Event::Regroup => self.regroup = self.main == MainPhase::Open,
             Event::EpochOpened(began) => self.epoch_opened(&began, now),
             Event::TopicClosed(topic) => self.topic_closed(topic),
             Event::OrderDone(topic) => {
@@ -99,6 +98,7 @@ impl Machine {
             self.failed(failed, now);
         }
         self.in_doubt |= polled.doubt;
+        self.regroup |= polled.regroup && self.main == MainPhase::Open;
         if let Some(trouble) = polled.client {
             Trouble::replace(&mut self.client, trouble);
         }

@@ -7,7 +7,7 @@ use crate::kafka::config::ConfigError;
 use crate::kafka::producer::ProducerError;
 use crate::kafka::reader::ReaderError;
 use crate::outbox::OutboxError;
-use homing_core::{Epoch, Partition, Seq, TopicName};
+use super::obstacle::Said;
 
 /// Why a relay stopped; what it had not settled stays in the outbox.
 #[derive(Debug, thiserror::Error)]
@@ -36,43 +36,6 @@ pub enum RelayError {
         /// The id found now.
         found: String,
     },
-    /// A topic was deleted and made anew.
-    #[error(
-        "A04: topic {topic} was deleted and created again: its records and the consumers' offsets are gone; \
-         close its epoch {epoch} (set closed_at_ms in homing_topic) to number the new topic from 1"
-    )]
-    TopicRecreated {
-        /// The topic.
-        topic: TopicName,
-        /// The epoch pinned to the old topic.
-        epoch: Epoch,
-    },
-    /// A topic was deleted.
-    #[error(
-        "A03: topic {topic} was deleted, but epoch {epoch} of this outbox writes to it: create it again and \
-         close the epoch (set closed_at_ms in homing_topic)"
-    )]
-    TopicDeleted {
-        /// The topic.
-        topic: TopicName,
-        /// The epoch pinned to it.
-        epoch: Epoch,
-    },
-    /// Kafka holds another message under a number of an unsettled row.
-    #[error(
-        "X12: {topic}[{partition}] already holds seq {seq} of epoch {epoch} with other content: the outbox \
-         database was restored from a backup or copied; keep this one from sending until it is known which is right"
-    )]
-    Forked {
-        /// The topic.
-        topic: TopicName,
-        /// The partition.
-        partition: Partition,
-        /// The epoch.
-        epoch: Epoch,
-        /// The number.
-        seq: Seq,
-    },
     /// A thread of the relay could not be started.
     #[error("start a relay thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -94,7 +57,7 @@ impl RelayError {
 #[derive(Debug)]
 pub(super) enum Halt {
     /// It cannot go on now; the same step is tried again.
-    Wait(String),
+    Wait(Said),
     /// Asked to stop, and the time for draining is over.
     Stopped,
     /// Another relay owns the outbox.
@@ -109,7 +72,7 @@ impl From<OutboxError> for Halt {
     fn from(error: OutboxError) -> Self {
         match (&error, error.retry()) {
             (OutboxError::Fenced { .. }, _) => Self::Fenced,
-            (_, Retry::Later) => Self::Wait(error.to_string()),
+            (_, Retry::Later) => Self::Wait(Said::plain(error.to_string())),
             (_, Retry::Indeterminate) => Self::Restart(error),
             (_, Retry::Never) => Self::Error(error.into()),
         }
@@ -134,7 +97,7 @@ impl From<ProducerError> for Halt {
 impl From<ConfigError> for Halt {
     fn from(error: ConfigError) -> Self {
         // A file of a secret may just be replaced by its next version.
-        if error.may_pass() { Self::Wait(format!("N05: {error}")) } else { Self::Error(error.into()) }
+        if error.may_pass() { Self::Wait(Said::coded("N05", error.to_string())) } else { Self::Error(error.into()) }
     }
 }
 
@@ -142,8 +105,8 @@ impl From<ReaderError> for Halt {
     fn from(error: ReaderError) -> Self {
         match error {
             ReaderError::Config(error) => error.into(),
-            ReaderError::Kafka(error) => Self::Wait(super::obstacle::describe_error(&error)),
-            error => Self::Wait(error.to_string()),
+            ReaderError::Kafka(error) => Self::Wait(super::obstacle::of_error(&error)),
+            error => Self::Wait(Said::plain(error.to_string())),
         }
     }
 }

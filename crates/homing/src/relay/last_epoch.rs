@@ -8,6 +8,7 @@
 //! neither is one that met a log start above 0 without a record of ours.
 
 use super::error::Halt;
+use super::obstacle::Said;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::partition_list::TopicPartition;
 use crate::kafka::reader::{ReadFrom, TopicReader};
@@ -118,10 +119,10 @@ impl EpochSearch<'_> {
             if reader.read(&mut records, 10_000, Duration::from_millis(20))? > 0 {
                 progress_at = Instant::now();
             } else if progress_at.elapsed() > self.stall_max {
-                return Err(Halt::Wait(format!(
+                return Err(Halt::Wait(Said::plain(format!(
                     "topic {} cannot be searched for earlier numbers of this outbox: {} does not answer",
                     self.topic, ends[0].0
-                )));
+                ))));
             }
             for record in records.drain(..) {
                 let own = record.stamp_ref().filter(|stamp| stamp.stream == self.stream.as_str());

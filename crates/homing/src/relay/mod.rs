@@ -12,27 +12,33 @@
 //! one commit settles what is complete and claims the next batch, while up to
 //! [`RelayOptions::batches_in_flight_max`] batches are under way.
 
+mod answer;
+mod answers;
+mod asking;
+mod beginning;
+mod claiming;
 mod error;
-mod flight;
+mod inbox;
 mod last_epoch;
+mod loaded;
 mod obstacle;
 mod options;
-mod pins;
+mod ordering;
 mod plan;
+mod producing;
 mod reading;
-mod recovery;
-mod repair;
-mod sending;
+mod saying;
 mod session;
-mod settling;
 mod status;
+mod tails;
 mod topics;
-mod waiting;
+mod upkeep;
+mod worker;
 
 pub use error::RelayError;
 pub(crate) use obstacle::code_of;
 pub use options::{InvalidRelayOptions, PruneOptions, RelayOptions};
-pub use status::{RelayStatus, RelaySummary, Trouble};
+pub use status::{LaneTrouble, RelayStatus, RelaySummary, Trouble};
 
 use crate::kafka::config::KafkaConfig;
 use crate::liveness;
@@ -95,8 +101,8 @@ impl Relay {
     /// relay that loses its lease stops all work under it and waits for its turn.
     ///
     /// # Errors
-    /// [`RelayError`] for what waiting does not mend: another cluster, a
-    /// deleted or recreated topic, an outbox that contradicts itself.
+    /// [`RelayError`] for what waiting does not mend: another cluster, an outbox
+    /// that contradicts itself or whose file was replaced.
     pub fn run(mut self, shutdown: &Shutdown) -> Result<RelaySummary, RelayError> {
         let mut backoff = Duration::from_millis(20);
         while !shutdown.is_triggered() {
@@ -117,7 +123,7 @@ impl Relay {
                     self.give_back(token);
                 }
                 Err(Halt::Wait(why)) => {
-                    self.status.set_trouble(Some(&why));
+                    self.status.set_trouble(Some(&why.what));
                     self.give_back(token);
                 }
                 Err(Halt::Error(error)) => {

@@ -1,7 +1,19 @@
 //! How a relay works: sizes, times and limits, each with its default and what goes wrong beside it.
 
 use crate::testing::Steps;
+use homing_core::relay::Limits;
 use std::time::Duration;
+
+/// How long rows wait for a topic that is asked about before they are held.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// The first wait before something is tried again.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+/// How long a topic may seem gone (a broker that just started) before it is.
+const MISSING_GRACE: Duration = Duration::from_secs(5);
+/// How long what is delivered waits for its batch's other lanes before it is settled alone.
+const SETTLE_AFTER: Duration = Duration::from_millis(20);
+/// How long a failing producer may report what it still knows.
+const REPORTS_WAIT: Duration = Duration::from_secs(1);
 
 /// Settings of a [`Relay`](super::Relay).
 #[derive(Debug, Clone)]
@@ -43,6 +55,17 @@ pub struct RelayOptions {
     pub epoch_search_records: u64,
     /// The longest wait before something that failed is tried again; default 1 s.
     pub retry_max: Duration,
+    /// Records one lane may have handed over and not acknowledged; default 20 000. Too low: a
+    /// far broker is waited for between hand-overs. Too high: a lane that hears nothing takes
+    /// more of the client's memory.
+    pub lane_rows_out_max: usize,
+    /// How long a lane with records out may hear nothing before it waits for itself and the reason
+    /// is looked for; default 2 s. Too short: a slow broker counts as silent. Too long: what it has
+    /// out takes room meanwhile.
+    pub silence: Duration,
+    /// After which time the rows of a topic that is not there are set aside; default never: they
+    /// wait, in order. Too short: an application that starts before its topic exists loses its order.
+    pub missing_topic_after: Option<Duration>,
     /// Deletes verified rows; default after an hour. `None` keeps all rows for ever.
     pub prune: Option<PruneOptions>,
     /// Rows a second that repairs may resend; default 1000.
@@ -83,6 +106,9 @@ impl Default for RelayOptions {
             pins_every: Duration::from_secs(10),
             epoch_search_records: 100_000,
             retry_max: Duration::from_secs(1),
+            lane_rows_out_max: 20_000,
+            silence: Duration::from_secs(2),
+            missing_topic_after: None,
             prune: Some(PruneOptions::default()),
             repair_rows_per_second: 1000,
             repair_attempts_max: 5,
@@ -97,6 +123,31 @@ impl Default for RelayOptions {
 pub struct InvalidRelayOptions(&'static str);
 
 impl RelayOptions {
+    /// The limits of the machine that decides.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            lease: self.lease,
+            batches_max: self.batches_in_flight_max,
+            lane_rows_out_max: u32::try_from(self.lane_rows_out_max).unwrap_or(u32::MAX),
+            silence: self.silence,
+            patience: PATIENCE,
+            retry_min: RETRY_MIN.min(self.retry_max),
+            retry_max: self.retry_max,
+            pins_every: self.pins_every,
+            missing_grace: MISSING_GRACE,
+            missing_topic_after: self.missing_topic_after,
+            settle_after: SETTLE_AFTER,
+            reports_wait: REPORTS_WAIT,
+            drain_timeout: self.drain_timeout,
+        }
+    }
+
+    /// The most records the client may hold: room for what is under way and for lanes that hear nothing.
+    pub(super) fn client_rows_max(&self) -> usize {
+        let rows = self.batch_rows_max * (self.batches_in_flight_max + 1);
+        rows.max(self.lane_rows_out_max.saturating_mul(8)).clamp(1000, 10_000_000)
+    }
+
     /// Checks the settings and their relations.
     ///
     /// # Errors
@@ -114,6 +165,8 @@ impl RelayOptions {
             (self.request_timeout >= Duration::from_millis(10), "request_timeout must be at least 10 ms"),
             (self.request_timeout * 3 <= self.lease, "request_timeout must be at most a third of lease"),
             (!self.retry_max.is_zero(), "retry_max must be more than 0"),
+            ((1..=1_000_000).contains(&self.lane_rows_out_max), "lane_rows_out_max must be 1 to 1 000 000"),
+            (!self.silence.is_zero(), "silence must be more than 0"),
             (self.repair_rows_per_second >= 1, "repair_rows_per_second must be at least 1"),
         ];
         rules.iter().find(|(well, _)| !well).map_or(Ok(()), |(_, rule)| Err(InvalidRelayOptions(rule)))

@@ -1,9 +1,9 @@
 //! Numbering a batch of new rows: from rows and lanes to a manifest. Pure.
 
-use super::topics::Topics;
 use crate::outbox::numbering::{Numbered, partition_of};
 use crate::outbox::rows::RowBuf;
-use crate::outbox::store::{BatchId, LanePart, Manifest, Span};
+use crate::outbox::store::{BatchId, LanePart, Manifest, Span, TopicEpoch};
+use homing_core::relay::LaneIx;
 use homing_core::{Partition, Seq};
 
 /// A batch with the number of each of its rows.
@@ -11,61 +11,67 @@ use homing_core::{Partition, Seq};
 pub(super) struct Plan {
     pub manifest: Manifest,
     pub numbers: Vec<Numbered>,
-    /// Each manifest lane's place in [`Topics`].
-    pub places: Vec<(usize, usize)>,
+    /// Each manifest lane's place in the machine.
+    pub lanes: Vec<LaneIx>,
+}
+
+/// A topic that rows may be numbered for.
+#[derive(Debug)]
+pub(super) struct Target<'a> {
+    pub epoch: &'a TopicEpoch,
+    /// Its lanes by partition.
+    pub lanes: &'a [LaneIx],
 }
 
 const NO_LANE: u32 = u32::MAX;
 
-/// Numbers `rows`, all of whose topics are open.
+/// Numbers `rows`; `targets` are their topics in order, `next_seq` tells where each lane stands.
 ///
 /// Rows without a key go to one partition per topic and batch, another one in
 /// the next batch.
-pub(super) fn plan(batch: BatchId, span: Span, rows: &RowBuf, topics: &Topics) -> Plan {
-    struct Target {
-        topic: usize,
-        null_keys: Partition,
-        lanes: Vec<u32>,
-    }
-    let mut targets: Vec<Option<Target>> = rows
-        .topics()
+pub(super) fn plan(
+    batch: BatchId,
+    span: Span,
+    rows: &RowBuf,
+    targets: &[Target<'_>],
+    next_seq: impl Fn(LaneIx) -> Seq,
+) -> Plan {
+    let mut places: Vec<Vec<u32>> = targets.iter().map(|target| vec![NO_LANE; target.lanes.len()]).collect();
+    let null_keys: Vec<Partition> = targets
         .iter()
-        .map(|name| {
-            let topic = topics.find(name)?;
-            let partitions = topics.list[topic].epoch.partitions.get();
-            let null_keys = Partition(i32::try_from(batch.0.rem_euclid(i64::from(partitions))).ok()?);
-            Some(Target { topic, null_keys, lanes: vec![NO_LANE; topics.list[topic].lanes.len()] })
+        .map(|target| {
+            let partition = batch.0.rem_euclid(i64::from(target.epoch.partitions.get()));
+            Partition(i32::try_from(partition).expect("below a partition count"))
         })
         .collect();
-    let mut lanes: Vec<LanePart> = Vec::new();
-    let mut places = Vec::new();
+    let mut parts: Vec<LanePart> = Vec::new();
+    let mut lanes = Vec::new();
     let mut numbers = Vec::with_capacity(rows.len());
     for row in rows.iter() {
-        let target = targets[row.topic].as_mut().expect("rows of unopened topics were set aside before");
-        let open = &topics.list[target.topic];
-        let partition = partition_of(&row, open.epoch.partitions, target.null_keys);
+        let target = &targets[row.topic];
+        let partition = partition_of(&row, target.epoch.partitions, null_keys[row.topic]);
         let at = usize::try_from(partition.0).expect("a partition is not negative");
-        let slot = &mut target.lanes[at];
+        let slot = &mut places[row.topic][at];
         if *slot == NO_LANE {
-            *slot = u32::try_from(lanes.len()).expect("a batch has fewer lanes than rows");
-            lanes.push(LanePart {
-                topic: open.epoch.topic.clone(),
-                epoch: open.epoch.epoch,
+            *slot = u32::try_from(parts.len()).expect("a batch has fewer lanes than rows");
+            parts.push(LanePart {
+                topic: target.epoch.topic.clone(),
+                epoch: target.epoch.epoch,
                 partition,
-                first_seq: Seq(open.lanes[at].next_seq),
+                first_seq: next_seq(target.lanes[at]),
                 rows: 0,
                 takes_null_keys: false,
             });
-            places.push((target.topic, at));
+            lanes.push(target.lanes[at]);
         }
-        let part = &mut lanes[*slot as usize];
+        let part = &mut parts[*slot as usize];
         numbers.push(Numbered { lane: *slot, seq: Seq(part.first_seq.0 + u64::from(part.rows)) });
         part.rows += 1;
         part.takes_null_keys |= row.key.is_none();
     }
     let count = u32::try_from(rows.len()).expect("a batch is bounded by batch_rows_max");
     let bytes = rows.bytes() as u64;
-    Plan { manifest: Manifest { batch, span, rows: count, bytes, lanes }, numbers, places }
+    Plan { manifest: Manifest { batch, span, rows: count, bytes, lanes: parts }, numbers, lanes }
 }
 
 #[cfg(test)]
@@ -74,9 +80,8 @@ mod tests {
     use crate::outbox::Instance;
     use crate::outbox::numbering::number;
     use crate::outbox::rows::{Cell, RawRow};
-    use crate::outbox::store::{RowId, TopicEpoch};
-    use crate::relay::topics::Lane;
-    use homing_core::{Epoch, Offset, PartitionCount, TopicName};
+    use crate::outbox::store::RowId;
+    use homing_core::{Epoch, PartitionCount, TopicName};
     use proptest::prelude::*;
 
     proptest! {
@@ -88,17 +93,6 @@ mod tests {
             batch in 1i64..50,
         ) {
             let names = ["a", "b", "c"];
-            let mut topics = Topics::default();
-            for (name, (partitions, next_seq)) in names.iter().zip(&counts) {
-                let epoch = TopicEpoch {
-                    topic: TopicName::parse(name).unwrap(),
-                    epoch: Epoch(2),
-                    topic_id: [0; 16],
-                    partitions: PartitionCount::new(*partitions).unwrap(),
-                };
-                let lane = Lane { next_seq: *next_seq, next_offset: Offset(0), warm: false };
-                topics.insert(epoch, vec![lane; *partitions as usize]);
-            }
             let mut buf = RowBuf::default();
             for (i, (topic, key)) in rows.iter().enumerate() {
                 let key = key.map(|key| [key]);
@@ -110,11 +104,26 @@ mod tests {
                     message_id: Cell::Null, flags: Cell::Null, created_at_ms: 0,
                 });
             }
+            let place = |topic: &TopicName| names.iter().position(|name| *name == topic.as_str()).unwrap();
+            let epochs: Vec<TopicEpoch> = buf.topics().iter().map(|topic| TopicEpoch {
+                topic: topic.clone(),
+                epoch: Epoch(2),
+                topic_id: [0; 16],
+                partitions: PartitionCount::new(counts[place(topic)].0).unwrap(),
+            }).collect();
+            let lanes: Vec<Vec<LaneIx>> = epochs.iter().enumerate()
+                .map(|(t, epoch)| (0..epoch.partitions.get()).map(|p| LaneIx(t as u32 * 100 + p as u32)).collect())
+                .collect();
+            let targets: Vec<_> =
+                epochs.iter().zip(&lanes).map(|(epoch, lanes)| Target { epoch, lanes }).collect();
+            let next_seq = |lane: LaneIx| Seq(counts[place(&epochs[lane.0 as usize / 100].topic)].1);
             let span = Span { from: RowId(1), to: RowId(rows.len() as i64), detail: None };
-            let plan = plan(BatchId(batch), span, &buf, &topics);
-            let again = number(&buf, &plan.manifest, |part| topics.partitions(&part.topic, part.epoch)).unwrap();
+            let plan = plan(BatchId(batch), span, &buf, &targets, next_seq);
+            let partitions = |part: &LanePart| {
+                epochs.iter().find(|epoch| epoch.topic == part.topic).map(|epoch| epoch.partitions)
+            };
+            let again = number(&buf, &plan.manifest, partitions).unwrap();
             prop_assert_eq!(&again, &plan.numbers);
-            prop_assert_eq!(topics.places(&plan.manifest), Some(plan.places));
             for (at, part) in plan.manifest.lanes.iter().enumerate() {
                 let seqs: Vec<_> = plan.numbers.iter().filter(|n| n.lane as usize == at).map(|n| n.seq.0).collect();
                 let want: Vec<_> = (part.first_seq.0..part.first_seq.0 + u64::from(part.rows)).collect();

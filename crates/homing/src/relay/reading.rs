@@ -1,16 +1,16 @@
 //! The reading thread: fetches the next batch's rows while the relay sends the last one's.
 
 use super::error::RelayError;
+use super::inbox::WakeUp;
 use super::options::RelayOptions;
 use crate::error::Retry;
-use crate::kafka::producer::Waker;
 use crate::outbox::OutboxError;
 use crate::outbox::rows::RowBuf;
 use crate::outbox::signals::Bell;
 use crate::outbox::store::{RowReader, Span};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,22 +19,6 @@ use std::time::Duration;
 pub(super) struct ReadBatch {
     pub span: Span,
     pub rows: RowBuf,
-}
-
-/// Wakes the relay's thread, whichever producer it waits in at the moment.
-#[derive(Clone, Default)]
-pub(super) struct WakeUp(Arc<Mutex<Option<Waker>>>);
-
-impl WakeUp {
-    pub fn set(&self, waker: Option<Waker>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = waker;
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            waker.wake();
-        }
-    }
 }
 
 /// The reading thread's handle; dropping it stops the thread.

@@ -53,12 +53,29 @@ impl Trouble {
     }
 }
 
+/// What keeps one lane, one topic or everything waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneTrouble {
+    /// The topic, or `topic[partition]`; `None`: every lane.
+    pub place: Option<String>,
+    /// The finding's code, if it is a sign of one.
+    pub code: Option<&'static str>,
+    /// In words.
+    pub what: String,
+    /// Since when.
+    pub since: SystemTime,
+    /// Whom it holds back; all others go on.
+    pub holds_back: &'static str,
+}
+
 /// A live view of a relay; share it behind an `Arc`.
 #[derive(Default)]
 pub struct RelayStatus {
     counters: [AtomicU64; 13],
     /// Guards only the text.
     trouble: Mutex<Option<Trouble>>,
+    /// Guards only the list.
+    troubles: Mutex<Vec<LaneTrouble>>,
     /// Guards only the instant: when the oldest unsettled batch was claimed.
     oldest: Mutex<Option<Instant>>,
 }
@@ -110,6 +127,16 @@ impl RelayStatus {
     #[must_use]
     pub fn trouble(&self) -> Option<Trouble> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Everything that waits, the widest first; what is not in it goes on.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<LaneTrouble> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_troubles(&self, troubles: Vec<LaneTrouble>) {
+        *self.troubles.lock().unwrap_or_else(PoisonError::into_inner) = troubles;
     }
 
     /// How long the oldest unsettled batch has been under way; `None` when none is.
