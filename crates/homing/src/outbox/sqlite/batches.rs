@@ -61,7 +61,8 @@ fn claim_live(
             let what = format!("a batch from {} to {}", manifest.span.from, manifest.span.to);
             return inconsistent(operation, format!("{what} is not within {before} to {through}"));
         }
-        if let Some(topic) = held.topics.iter().find(|held| manifest.lanes.iter().any(|l| l.topic == **held)) {
+        if let Some(topic) = held.topics.iter().find(|held| manifest.lanes.iter().any(|l| l.topic == **held))
+        {
             return inconsistent(operation, format!("rows of {topic} are numbered though it is held"));
         }
         write_manifest(tx, token, manifest, commit.now_ms)?;
@@ -113,7 +114,8 @@ pub(super) fn settle_part(
         )
         .and_then(|mut statement| {
             let (first, packed) = (part.first_seq.0 as i64, runs.encode());
-            let what = params![topic, epoch, partition, first, first_offset, packed, now_ms, batch.0, part.rows];
+            let what =
+                params![topic, epoch, partition, first, first_offset, packed, now_ms, batch.0, part.rows];
             statement.execute(what)
         })
         .during(operation)?;

@@ -118,8 +118,7 @@ impl FateReader {
         let mut statement =
             self.connection.prepare_cached("SELECT batch_id FROM homing_held_row WHERE row_id = ?1")?;
         for row in rows.iter().filter(|_| any) {
-            let batch: Option<Option<i64>> =
-                statement.query_row([row.0], |found| found.get(0)).optional()?;
+            let batch: Option<Option<i64>> = statement.query_row([row.0], |found| found.get(0)).optional()?;
             held.extend(batch.map(|batch| (*row, batch.map(BatchId))));
         }
         Ok(held)

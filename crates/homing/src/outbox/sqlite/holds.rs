@@ -40,11 +40,7 @@ pub(super) struct PassedBy {
 }
 
 /// Lists the rows of held topics after `before` up to `through`.
-pub(super) fn take_in(
-    tx: &Transaction<'_>,
-    before: RowId,
-    through: RowId,
-) -> Result<PassedBy, OutboxError> {
+pub(super) fn take_in(tx: &Transaction<'_>, before: RowId, through: RowId) -> Result<PassedBy, OutboxError> {
     let operation = "hold rows back";
     let names: Vec<String> = tx
         .prepare_cached("SELECT topic FROM homing_held")
@@ -88,7 +84,9 @@ pub(super) fn claim(tx: &Transaction<'_>, commit: &Commit<'_>, share: Share<'_>)
     let topic = share.topic.as_str();
     for rejected in commit.reject {
         let listed = tx
-            .prepare_cached("DELETE FROM homing_held_row WHERE row_id = ?1 AND topic = ?2 AND batch_id IS NULL")
+            .prepare_cached(
+                "DELETE FROM homing_held_row WHERE row_id = ?1 AND topic = ?2 AND batch_id IS NULL",
+            )
             .and_then(|mut statement| statement.execute(params![rejected.row.0, topic]))
             .during(operation)?;
         if listed != 1 {

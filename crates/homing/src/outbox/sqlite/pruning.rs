@@ -72,8 +72,7 @@ fn candidates(tx: &Transaction<'_>, limits: &PruneLimits) -> Result<BTreeSet<Bat
              WHERE pruned_seq < MIN(settled_seq, MAX(verified_seq, accepted_seq))",
         )
         .and_then(|mut statement| {
-            let lane =
-                |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
+            let lane = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
             statement.query_map([], lane)?.collect()
         })
         .during(PRUNE)?;
@@ -190,9 +189,7 @@ fn delete_parts(tx: &Transaction<'_>, share: &Manifest) -> Result<u64, OutboxErr
             "UPDATE homing_batch_lane SET rows_gone = 1 \
              WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 AND first_seq = ?4",
         )
-        .and_then(|mut statement| {
-            statement.execute(params![topic, part.epoch.0, part.partition.0, first])
-        })
+        .and_then(|mut statement| statement.execute(params![topic, part.epoch.0, part.partition.0, first]))
         .during(PRUNE)?;
     }
     Ok(ids.len() as u64)
