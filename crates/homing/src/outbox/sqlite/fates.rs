@@ -3,7 +3,7 @@
 use super::SqliteOutbox;
 use super::dead_letters;
 use super::guard::Guarded;
-use super::pins::{Epochs, topics};
+use super::pins::partitions;
 use super::reading::read_batch;
 use super::standing::manifest;
 use crate::outbox::error::{During, OutboxError};
@@ -12,7 +12,6 @@ use crate::outbox::offset_runs::{Delivered, OffsetRuns};
 use crate::outbox::report::{Fate, Receipt};
 use crate::outbox::rows::RowBuf;
 use crate::outbox::store::{BatchId, LanePart, RowId};
-use homing_core::{Epoch, PartitionCount, TopicName};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -160,8 +159,7 @@ impl FateReader {
         let manifest = manifest.only(&places);
         let mut rows = RowBuf::default();
         read_batch(&self.connection, self.outbox.instance(), &manifest, &mut rows)?;
-        let counts = partition_counts(&self.connection)?;
-        let numbers = number(&rows, &manifest, |part| counts.get(&(part.topic.clone(), part.epoch)).copied())
+        let numbers = number(&rows, &manifest, |part| partitions(&self.connection, part).ok().flatten())
             .map_err(|misfit| OutboxError::Inconsistent { operation: read, what: misfit.to_string() })?;
         let runs = manifest
             .lanes
@@ -204,12 +202,6 @@ impl FateReader {
         fates.extend(found.map(|(code, reason)| (row, Fate::DeadLetter { code, reason })));
         Ok(())
     }
-}
-
-fn partition_counts(
-    connection: &Connection,
-) -> Result<HashMap<(TopicName, Epoch), PartitionCount>, OutboxError> {
-    Ok(topics(connection, Epochs::All)?.into_iter().map(|t| ((t.topic, t.epoch), t.partitions)).collect())
 }
 
 /// Where a settled part's records are.

@@ -2,7 +2,7 @@
 
 use super::ownership::{Fence, fenced};
 use crate::outbox::error::{During, OutboxError};
-use crate::outbox::store::TopicEpoch;
+use crate::outbox::store::{LanePart, TopicEpoch};
 use homing_core::{Epoch, Offset, PartitionCount, TopicName};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -125,6 +125,20 @@ pub(super) fn topics(connection: &Connection, which: Epochs) -> Result<Vec<Topic
         });
     }
     Ok(topics)
+}
+
+/// How many partitions a part's epoch has; `None` when the epoch is not known.
+pub(super) fn partitions(
+    connection: &Connection,
+    part: &LanePart,
+) -> Result<Option<PartitionCount>, OutboxError> {
+    let count: Option<i32> = connection
+        .prepare_cached("SELECT partitions FROM homing_topic WHERE topic = ?1 AND epoch = ?2")
+        .and_then(|mut statement| {
+            statement.query_row(params![part.topic.as_str(), part.epoch.0], |row| row.get(0)).optional()
+        })
+        .during("read an epoch's partition count")?;
+    Ok(count.and_then(PartitionCount::new))
 }
 
 pub(super) fn parse_topic(name: &str, operation: &'static str) -> Result<TopicName, OutboxError> {
