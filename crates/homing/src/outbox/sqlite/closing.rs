@@ -102,6 +102,7 @@ impl Ending<'_> {
     fn next_unsettled(&self) -> Result<Option<(BatchId, LanePart)>, OutboxError> {
         self.part(
             "SELECT batch_id, partition, first_seq, row_count, takes_null_keys FROM homing_batch_lane \
+             INDEXED BY homing_batch_lane_unsettled \
              WHERE topic = ?1 AND epoch = ?2 AND settled_at_ms IS NULL ORDER BY partition, first_seq LIMIT 1",
         )
     }

@@ -43,8 +43,8 @@ impl FateReader {
         self.connection
             .prepare_cached(
                 "SELECT MIN(claimed_through, \
-                 COALESCE((SELECT from_id - 1 FROM homing_batch WHERE settled_at_ms IS NULL \
-                           ORDER BY from_id LIMIT 1), claimed_through), \
+                 COALESCE((SELECT from_id - 1 FROM homing_batch INDEXED BY homing_batch_open \
+                           WHERE settled_at_ms IS NULL ORDER BY from_id LIMIT 1), claimed_through), \
                  COALESCE((SELECT MIN(from_id) - 1 FROM homing_held WHERE row_count > 0), claimed_through)) \
                  FROM homing_meta",
             )
@@ -127,7 +127,7 @@ impl FateReader {
     fn live_batch_with(&self, row: RowId) -> rusqlite::Result<Option<(RowId, BatchId)>> {
         self.connection
             .prepare_cached(
-                "SELECT to_id, batch_id FROM (SELECT batch_id, to_id FROM homing_batch \
+                "SELECT to_id, batch_id FROM (SELECT batch_id, to_id FROM homing_batch INDEXED BY homing_batch_live \
                  WHERE listed = 0 AND from_id <= ?1 ORDER BY from_id DESC LIMIT 1) WHERE to_id >= ?1",
             )?
             .query_row([row.0], |found| Ok((RowId(found.get(0)?), BatchId(found.get(1)?))))

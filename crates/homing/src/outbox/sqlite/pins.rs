@@ -55,7 +55,8 @@ pub(super) fn open_epoch(
     }
     let unsettled: Option<i64> = tx
         .query_row(
-            "SELECT batch_id FROM homing_batch_lane WHERE topic = ?1 AND settled_at_ms IS NULL LIMIT 1",
+            "SELECT batch_id FROM homing_batch_lane INDEXED BY homing_batch_lane_unsettled \
+             WHERE topic = ?1 AND settled_at_ms IS NULL LIMIT 1",
             [name],
             |row| row.get(0),
         )
@@ -87,7 +88,6 @@ pub(super) fn open_epoch(
 /// Which epochs are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Epochs {
-    All,
     Open,
     Closed,
 }
@@ -98,11 +98,11 @@ pub(super) fn topics(connection: &Connection, which: Epochs) -> Result<Vec<Topic
     let mut statement = connection
         .prepare_cached(
             "SELECT topic, epoch, topic_id, partitions FROM homing_topic \
-             WHERE CASE WHEN closed_at_ms IS NULL THEN ?1 ELSE ?2 END ORDER BY topic, epoch",
+             WHERE (closed_at_ms IS NULL) = ?1 ORDER BY topic, epoch",
         )
         .during(read)?;
     let rows = statement
-        .query_map([which != Epochs::Closed, which != Epochs::Open], |row| {
+        .query_map([which == Epochs::Open], |row| {
             Ok((
                 row.get::<_, String>(0)?,
                 row.get::<_, u32>(1)?,

@@ -64,7 +64,7 @@ impl SqliteOutbox {
 /// When the oldest row was made that is not settled: new, held or in an unsettled batch.
 fn oldest_unsettled(connection: &Connection, claimed: i64) -> rusqlite::Result<Option<i64>> {
     let first_of_batch: Option<i64> = connection.query_row(
-        "SELECT MIN(from_id) FROM homing_batch WHERE settled_at_ms IS NULL",
+        "SELECT MIN(from_id) FROM homing_batch INDEXED BY homing_batch_open WHERE settled_at_ms IS NULL",
         [],
         |row| row.get(0),
     )?;
