@@ -25,5 +25,8 @@ pub use homing_core::{Epoch, Header, Lane, Message, Offset, Partition, Seq, Stre
 pub use kafka::config::{ConfigError, KafkaConfig};
 pub use outbox::{Outbox, OutboxError, OutboxStats, Receipt, SqliteOutbox};
 pub use relay::{Relay, RelayError, RelayOptions, RelayStatus, RelaySummary};
+/// The SQLite driver whose transactions [`Outbox::enqueue`] and the inbox take: use this one, so that
+/// its version is the same.
+pub use rusqlite;
 pub use sender::{SendError, Sender, SenderOptions};
 pub use shutdown::Shutdown;

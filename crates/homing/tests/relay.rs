@@ -73,6 +73,8 @@ fn rows_that_can_never_be_sent_go_to_the_dead_letters_and_reorder_nobody() {
     let big = bench.order().key("k").payload(vec![b'x'; 2_000_000]);
     bench.enqueue([big, bench.message(1, 1), bench.message(1, 2)]);
     let db = bench.outbox.connect().unwrap();
+    // An outbox made before its database checked rows itself.
+    db.execute_batch("DROP TRIGGER homing_outbox_check; DROP TRIGGER homing_outbox_headers").unwrap();
     db.execute_batch(&format!(
         "INSERT INTO homing_outbox (topic, message_key, payload, payload_text) VALUES ('{0}', 'k1', 'a', 'b');
          INSERT INTO homing_outbox (topic, message_key, headers) VALUES ('{0}', 'k1', '{{not json');
@@ -110,14 +112,14 @@ fn a_redriven_dead_letter_gets_a_new_number_and_keeps_its_id() {
     assert_eq!(letter.code, "topic_missing");
     bench.cluster.create(&bench.orders, 3);
     let redriven = bench.outbox.redrive(None).unwrap();
-    assert_eq!(redriven.len(), 1);
+    assert_eq!(redriven.rows.len(), 1);
     bench.wait_settled();
     relay.stop();
     let record = bench.records().remove(0);
     assert_eq!(record.seq, 1);
     assert_eq!(Some(record.id), letter.message_id);
     assert_eq!(record.flags.as_deref(), Some("redrive"));
-    assert!(bench.outbox.redrive(None).unwrap().is_empty(), "a letter is redriven once");
+    assert!(bench.outbox.redrive(None).unwrap().rows.is_empty(), "a letter is redriven once");
     assert_eq!(bench.outbox.stats().unwrap().dead_letters, 0);
 }
 

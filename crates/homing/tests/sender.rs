@@ -13,7 +13,13 @@ mod create_user_and_send;
 #[allow(dead_code)]
 mod sync_send;
 
-use homing::{Retry, SendError, Sender, SenderOptions};
+use homing::outbox::offset_runs::Delivered;
+use homing::outbox::rows::RowBuf;
+use homing::outbox::store::{
+    BatchId, Claimed, Commit, LanePart, LaneSettlement, Manifest, Owner, RowId, Store, TopicEpoch,
+};
+use homing::{Epoch, Offset, Partition, Retry, SendError, Sender, SenderOptions, Seq};
+use homing_core::{LeaseDecision, PartitionCount};
 use relay_bench::{Bench, wait_until};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -173,4 +179,52 @@ fn the_examples_do_what_they_say() {
     assert_eq!(receipts.iter().map(|r| r.seq.0).collect::<Vec<_>>(), [1, 2, 3]);
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(async_send::run(&bootstrap, dir.path()).unwrap(), 1000);
+}
+
+/// No relay runs: the test settles one topic's lane and leaves the other's waiting.
+#[test]
+fn a_receipt_comes_though_another_topic_of_its_batch_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = homing::StreamName::parse("shop").unwrap();
+    let outbox = homing::SqliteOutbox::create(dir.path().join("shop.db"), &stream).unwrap();
+    let sender = Sender::open(outbox.clone(), SenderOptions::default()).unwrap();
+    let (done, results) = mpsc::channel();
+    for topic in ["blocked", "fine", "blocked", "fine"] {
+        let done = done.clone();
+        let message = homing::Message::new(topic).unwrap().key("k").payload(topic);
+        sender.send_with(message, move |result| done.send(result).unwrap()).unwrap();
+    }
+    wait_until("all are stored", || outbox.stats().unwrap().unclaimed == 4);
+
+    let mut store = outbox.store().unwrap();
+    let owner = Owner { name: "test".into(), host: "h".into(), pid: 1, started: 1 };
+    let LeaseDecision::Acquire(token) = store.acquire(&owner, 0, 1000, &|_| None).unwrap() else { panic!() };
+    let span = store.reader(RowId(0)).unwrap().next(9, usize::MAX, &mut RowBuf::default()).unwrap().unwrap();
+    let lanes = ["blocked", "fine"].map(|name| {
+        let topic = homing::TopicName::parse(name).unwrap();
+        let (epoch, partition, first_seq) = (Epoch(1), Partition(0), Seq(1));
+        let (topic_id, partitions) = ([1; 16], PartitionCount::new(1).unwrap());
+        let open = TopicEpoch { topic: topic.clone(), epoch, topic_id, partitions };
+        store.open_epoch(token, &open, &[Offset(0)], 0).unwrap();
+        LanePart { topic, epoch, partition, first_seq, rows: 2, takes_null_keys: false }
+    });
+    let batch = BatchId(1);
+    let manifest = Manifest { batch, span, rows: 4, bytes: 24, lanes: lanes.to_vec() };
+    let claimed = Some(Claimed::Live(RowId(4)));
+    store.commit(token, &Commit { manifest: Some(&manifest), claimed, ..Commit::default() }).unwrap();
+    let at = [Delivered::At(Offset(7)), Delivered::At(Offset(8))];
+    let settle = [LaneSettlement::from_fates(batch, lanes[1].clone(), at, Vec::new())];
+    store.commit(token, &Commit { settle: &settle, now_ms: 1, ..Commit::default() }).unwrap();
+    for offset in [7, 8] {
+        let receipt = results.recv_timeout(relay_bench::LONG).unwrap().unwrap();
+        assert_eq!((receipt.topic.as_str(), receipt.offset), ("fine", Offset(offset)));
+    }
+    assert_eq!(sender.pending(), 2);
+    let settle = [LaneSettlement::from_fates(batch, lanes[0].clone(), at, Vec::new())];
+    store.commit(token, &Commit { settle: &settle, now_ms: 1, ..Commit::default() }).unwrap();
+    for offset in [7, 8] {
+        let receipt = results.recv_timeout(relay_bench::LONG).unwrap().unwrap();
+        assert_eq!((receipt.topic.as_str(), receipt.offset), ("blocked", Offset(offset)));
+    }
+    sender.close();
 }

@@ -1,15 +1,20 @@
 //! The suite every outbox store passes; each test is generic over the store.
 #![allow(clippy::unwrap_used)]
 
+#[path = "store_conformance/closing.rs"]
+mod closing;
+#[path = "store_conformance/lanes.rs"]
+mod lanes;
+
 use homing::outbox::error::OutboxError;
 use homing::outbox::numbering::number;
 use homing::outbox::offset_runs::Delivered;
 use homing::outbox::rows::RowBuf;
 use homing::outbox::store::{
-    BatchId, Claimed, Close, CloseTopic, Closed, Commit, Hold, Holder, LaneKey, LanePart, LaneSettlement,
-    Manifest, Owner, PruneLimits, RejectCode, Rejected, RepairState, RowId, Span, Store, TopicEpoch, Voided,
+    BatchId, Claimed, Commit, Holder, LanePart, LaneSettlement, Manifest, Owner, PruneLimits, RejectCode,
+    Rejected, RepairState, RowId, Span, Store, TopicEpoch, Voided,
 };
-use homing::outbox::{Outbox, SqliteOutbox};
+use homing::outbox::{Fate, LaneKey, Outbox, SqliteOutbox};
 use homing::{Epoch, Message, Offset, Partition, Seq, StreamName, TopicName};
 use homing_core::{FencingToken, LeaseDecision, PartitionCount};
 
@@ -19,6 +24,10 @@ trait Bench {
     fn new() -> Self;
     fn store(&self) -> Self::Store;
     fn insert(&self, rows: u32);
+    fn insert_into(&self, topic: &str, key: Option<&str>);
+    fn accept(&self, through: u64);
+    fn fate(&self, row: i64) -> Option<Fate>;
+    fn outbox(&self) -> &SqliteOutbox;
     fn dead_letters(&self) -> Vec<(i64, String, Option<u64>)>;
     fn want_repair(&self, from: u64, to: u64);
     fn verify(&self, seq: u64);
@@ -51,6 +60,28 @@ impl Bench for Sqlite {
             Outbox::enqueue(&tx, Message::new("t").unwrap().payload(n.to_string())).unwrap();
         }
         tx.commit().unwrap();
+    }
+
+    fn insert_into(&self, topic: &str, key: Option<&str>) {
+        let mut db = self.outbox.connect().unwrap();
+        let tx = db.transaction().unwrap();
+        let mut message = Message::new(topic).unwrap().payload("x");
+        message.key = key.map(|key| key.as_bytes().to_vec());
+        Outbox::enqueue(&tx, message).unwrap();
+        tx.commit().unwrap();
+    }
+
+    fn accept(&self, through: u64) {
+        let lane = LaneKey { topic: topic(), epoch: Epoch(1), partition: Partition(0) };
+        self.outbox.accept_loss(&lane, Seq(through), "ada", "it expired", 9).unwrap();
+    }
+
+    fn fate(&self, row: i64) -> Option<Fate> {
+        self.outbox.fate(RowId(row)).unwrap()
+    }
+
+    fn outbox(&self) -> &SqliteOutbox {
+        &self.outbox
     }
 
     fn dead_letters(&self) -> Vec<(i64, String, Option<u64>)> {
@@ -129,7 +160,11 @@ fn lane_at(manifest: &Manifest, place: usize, first: i64) -> LaneSettlement {
     LaneSettlement::from_fates(manifest.batch, part, fates, Vec::new())
 }
 
-fn settle(store: &mut impl Store, token: FencingToken, settlement: LaneSettlement) -> Result<(), OutboxError> {
+fn settle(
+    store: &mut impl Store,
+    token: FencingToken,
+    settlement: LaneSettlement,
+) -> Result<(), OutboxError> {
     store.commit(token, &Commit { settle: &[settlement], now_ms: 5, ..Commit::default() })
 }
 
@@ -372,6 +407,9 @@ macro_rules! suite {
     };
 }
 
+use closing::*;
+use lanes::*;
+
 suite!(Sqlite, sqlite:
     the_lease_passes_on_and_fences_the_old_owner,
     a_fenced_owner_commits_nothing,
@@ -382,4 +420,20 @@ suite!(Sqlite, sqlite:
     an_epoch_closes_only_when_all_is_settled,
     the_cluster_is_pinned_once,
     only_verified_batches_are_pruned_and_repairs_find_the_rest,
+    a_lane_settles_though_its_neighbour_waits,
+    a_lane_that_waits_is_read_again_alone_and_in_pages,
+    what_was_scanned_only_moves_forward,
+    a_commit_without_an_answer_is_asked_about,
+    the_fence_knows_the_owner_too,
+    a_held_topic_waits_unnumbered_and_goes_out_in_order,
+    held_rows_can_be_rejected,
+    a_batch_of_a_held_topic_does_not_take_its_neighbours_rows,
+    a_lane_that_is_not_verified_holds_back_its_own_rows_only,
+    pruning_goes_by_bytes_too,
+    what_is_accepted_counts_as_verified,
+    a_closed_topic_gives_its_rows_to_the_dead_letters,
+    a_reopened_topic_numbers_its_rows_again_in_order,
+    a_topic_made_anew_gets_all_rows_that_are_kept,
+    closing_goes_on_after_a_crash_between_two_steps,
+    orders_about_topics_wait_for_the_relay,
 );

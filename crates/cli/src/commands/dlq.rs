@@ -7,7 +7,7 @@ use crate::stdout;
 use base64::Engine;
 use clap::{Args, Subcommand};
 use homing::SqliteOutbox;
-use homing::outbox::DeadLetter;
+use homing::outbox::{DeadLetter, Redriven};
 use serde::Serialize;
 use serde_json::json;
 
@@ -69,13 +69,21 @@ fn list(outbox: &SqliteOutbox, all: bool, json: bool) -> Ending {
 }
 
 fn redrive(outbox: &SqliteOutbox, ids: Option<&Vec<i64>>, json: bool) -> Ending {
-    let redriven = outbox.redrive(ids.map(Vec::as_slice))?;
+    let Redriven { rows: redriven, refused } = outbox.redrive(ids.map(Vec::as_slice))?;
     if json {
         let rows: Vec<_> = redriven.iter().map(|(id, row)| json!({"id": id, "row": row.0})).collect();
-        stdout::json(&json!({"redriven": rows}))?;
+        let refused: Vec<_> = refused.iter().map(|(id, why)| json!({"id": id, "reason": why})).collect();
+        stdout::json(&json!({"redriven": rows, "refused": refused}))?;
     }
     for (id, row) in &redriven {
         eprintln!("dead letter {id} is row {} of the outbox now", row.0);
+    }
+    for (id, why) in &refused {
+        eprintln!("dead letter {id} was not put back: {why}");
+    }
+    if !refused.is_empty() {
+        return Err(Failure::new(format!("{} dead letters were not put back", refused.len()))
+            .help("mend them in homing_dead_letter with plain SQL, then redrive them again"));
     }
     let asked = ids.map(Vec::as_slice).unwrap_or_default();
     let is_missing = |id: &&i64| !redriven.iter().any(|(done, _)| done == *id);

@@ -104,16 +104,16 @@ pub enum OutboxError {
     Full {
         /// What was attempted.
         operation: &'static str,
-        /// What SQLite said.
-        source: rusqlite::Error,
+        /// What the database said.
+        source: DatabaseError,
     },
     /// Another writer held the database for longer than the busy timeout; nothing was written.
     #[error("{operation}: the outbox database is busy: {source}")]
     Busy {
         /// What was attempted.
         operation: &'static str,
-        /// What SQLite said.
-        source: rusqlite::Error,
+        /// What the database said.
+        source: DatabaseError,
     },
     /// What the tables say contradicts itself; work on them must stop.
     #[error("{operation}: the outbox contradicts itself: {what}")]
@@ -128,8 +128,10 @@ pub enum OutboxError {
     Database {
         /// What was attempted.
         operation: &'static str,
-        /// What SQLite said.
-        source: rusqlite::Error,
+        /// What the database said.
+        source: DatabaseError,
+        /// Whether trying again may help.
+        retry: Retry,
     },
 }
 
@@ -137,27 +139,46 @@ impl OutboxError {
     /// Sorts a database error by what it means for the caller.
     pub(crate) fn database(operation: &'static str, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
-        match source.sqlite_error_code() {
+        let code = source.sqlite_error_code();
+        let source = DatabaseError(Box::new(source));
+        match code {
             Some(ErrorCode::DiskFull) => Self::Full { operation, source },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { operation, source },
-            _ => Self::Database { operation, source },
+            // A failed fsync: the pages may or may not be on disk.
+            Some(ErrorCode::SystemIoFailure) => {
+                Self::Database { operation, source, retry: Retry::Indeterminate }
+            }
+            Some(ErrorCode::OutOfMemory | ErrorCode::OperationInterrupted) => {
+                Self::Database { operation, source, retry: Retry::Later }
+            }
+            _ => Self::Database { operation, source, retry: Retry::Never },
         }
     }
 
     /// Whether the same call may be tried again.
     #[must_use]
     pub fn retry(&self) -> Retry {
-        use rusqlite::ErrorCode;
         match self {
             Self::Full { .. } | Self::Busy { .. } => Retry::Later,
-            Self::Database { source, .. } => match source.sqlite_error_code() {
-                // A failed fsync: the pages may or may not be on disk.
-                Some(ErrorCode::SystemIoFailure) => Retry::Indeterminate,
-                Some(ErrorCode::OutOfMemory | ErrorCode::OperationInterrupted) => Retry::Later,
-                _ => Retry::Never,
-            },
+            Self::Database { retry, .. } => *retry,
             _ => Retry::Never,
         }
+    }
+}
+
+/// What a database said; whichever driver it came from.
+#[derive(Debug)]
+pub struct DatabaseError(Box<dyn std::error::Error + Send + Sync>);
+
+impl std::fmt::Display for DatabaseError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for DatabaseError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
     }
 }
 

@@ -248,4 +248,3 @@ pub struct Voided {
     /// The seq it had.
     pub seq: Seq,
 }
-

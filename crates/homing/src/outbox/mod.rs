@@ -29,9 +29,11 @@ pub mod sqlite;
 pub mod store;
 mod upkeep;
 
-pub use error::{MessageError, OutboxError};
+pub use error::{DatabaseError, MessageError, OutboxError};
 pub use identity::Instance;
-pub use report::{DeadLetter, Fate, HeldStats, LaneStats, OutboxStats, Receipt, RelayStats, TopicWarning};
+pub use report::{
+    DeadLetter, Fate, HeldStats, LaneStats, OutboxStats, Receipt, Redriven, RelayStats, TopicWarning,
+};
 pub use sqlite::SqliteOutbox;
 pub use store::{BatchId, LaneKey, RejectCode, RowId, Store};
 

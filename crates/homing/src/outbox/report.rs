@@ -190,3 +190,12 @@ pub struct DeadLetter {
     /// The row it became when it was redriven.
     pub redriven_as: Option<RowId>,
 }
+
+/// What a redrive did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Redriven {
+    /// Dead letters that were put back, each with its new row.
+    pub rows: Vec<(i64, RowId)>,
+    /// Dead letters the outbox refused, each with what has to be mended first.
+    pub refused: Vec<(i64, String)>,
+}

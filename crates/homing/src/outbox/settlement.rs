@@ -100,12 +100,13 @@ mod tests {
         let at = |offset| Delivered::At(Offset(offset));
         let of = |fates: &[Delivered], voided: &[Voided]| {
             let (fates, voided) = (fates.to_vec(), voided.to_vec());
-            std::panic::catch_unwind(move || {
-                LaneSettlement::from_fates(BatchId(1), part(3), fates, voided)
-            })
+            std::panic::catch_unwind(move || LaneSettlement::from_fates(BatchId(1), part(3), fates, voided))
         };
         assert!(of(&[at(5), Delivered::Void, at(6)], &[void(12)]).is_ok());
-        assert!(of(&[Delivered::Void, at(5), Delivered::Void], &[void(13), void(11)]).is_ok(), "in any order");
+        assert!(
+            of(&[Delivered::Void, at(5), Delivered::Void], &[void(13), void(11)]).is_ok(),
+            "in any order"
+        );
         assert!(of(&[at(5), at(6)], &[]).is_err(), "a record is missing");
         assert!(of(&[at(5), Delivered::Void, at(6)], &[]).is_err(), "no reason");
         assert!(of(&[at(5), Delivered::Void, at(6)], &[void(11)]).is_err(), "another seq's reason");

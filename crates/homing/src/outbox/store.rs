@@ -274,11 +274,8 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// [`OutboxError`] when the database cannot be written.
-    fn note_scanned(
-        &mut self,
-        token: FencingToken,
-        scanned: &[(LaneKey, Offset)],
-    ) -> Result<(), OutboxError>;
+    fn note_scanned(&mut self, token: FencingToken, scanned: &[(LaneKey, Offset)])
+    -> Result<(), OutboxError>;
 
     /// Reads the rows of the manifest's lanes again, the same as at the first time: all of a
     /// batch, or the lanes of [`Manifest::only`].

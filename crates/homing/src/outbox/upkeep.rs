@@ -31,9 +31,8 @@ impl PruneLimits {
     /// The limits at `now_ms` when settled rows are kept for `keep`.
     #[must_use]
     pub fn new(now_ms: i64, keep: Duration) -> Self {
-        let before = |age: Duration| {
-            now_ms.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
-        };
+        let before =
+            |age: Duration| now_ms.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         Self {
             settled_before_ms: before(keep),
             split_before_ms: before(keep.saturating_mul(2)),

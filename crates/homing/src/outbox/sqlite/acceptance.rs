@@ -37,7 +37,8 @@ pub(super) fn accept(
         return inconsistent(operation, format!("there is no lane {lane}"));
     };
     if through.0 > settled as u64 {
-        let what = format!("seq {through} of {lane} is not settled yet ({settled} is): it is still on its way");
+        let what =
+            format!("seq {through} of {lane} is not settled yet ({settled} is): it is still on its way");
         return inconsistent(operation, what);
     }
     let from = Seq(clear as u64 + 1);

@@ -17,7 +17,7 @@ pub(super) fn commit(
 ) -> Result<(), OutboxError> {
     let operation = if commit.manifest.is_some() { "commit a manifest" } else { "settle" };
     let tx = fenced(connection, fence, operation)?;
-    settle_all(&tx, instance, commit.settle, commit.now_ms)?;
+    settle_all(&tx, commit.settle, commit.now_ms)?;
     dead_letters::set_aside_unnumbered(&tx, instance, commit.reject, commit.now_ms)?;
     for hold in commit.hold {
         holds::begin(&tx, hold).during(operation)?;
@@ -61,31 +61,24 @@ fn claim_live(
             let what = format!("a batch from {} to {}", manifest.span.from, manifest.span.to);
             return inconsistent(operation, format!("{what} is not within {before} to {through}"));
         }
-        if let Some(topic) = held.topics.iter().find(|held| manifest.lanes.iter().any(|l| l.topic == **held)) {
-            return inconsistent(operation, format!("rows of {topic} are numbered though it is held"));
-        }
+        holds::none_held(tx, manifest)?;
         write_manifest(tx, token, manifest, commit.now_ms)?;
         numbered = u64::from(manifest.rows);
     }
     tx.prepare_cached("UPDATE homing_meta SET claimed_through = ?1, kept_rows = kept_rows + ?2")
-        .and_then(|mut statement| statement.execute([through.0, (numbered + held.rows) as i64]))
+        .and_then(|mut statement| statement.execute([through.0, (numbered + held) as i64]))
         .map(drop)
         .during(operation)
 }
 
-fn settle_all(
-    tx: &Transaction<'_>,
-    instance: Instance,
-    settlements: &[LaneSettlement],
-    now_ms: i64,
-) -> Result<(), OutboxError> {
+fn settle_all(tx: &Transaction<'_>, settlements: &[LaneSettlement], now_ms: i64) -> Result<(), OutboxError> {
     let mut at = 0;
     while let Some(first) = settlements.get(at) {
         let batch = first.batch();
         let mut parts = 0;
         for settlement in settlements[at..].iter().take_while(|settlement| settlement.batch() == batch) {
             settle_part(tx, batch, settlement.part(), settlement.runs(), now_ms)?;
-            dead_letters::set_aside_voided(tx, instance, settlement.voided(), now_ms)?;
+            dead_letters::set_aside_voided(tx, settlement.voided(), now_ms)?;
             parts += 1;
         }
         parts_settled(tx, batch, parts, now_ms)?;
@@ -113,7 +106,8 @@ pub(super) fn settle_part(
         )
         .and_then(|mut statement| {
             let (first, packed) = (part.first_seq.0 as i64, runs.encode());
-            let what = params![topic, epoch, partition, first, first_offset, packed, now_ms, batch.0, part.rows];
+            let what =
+                params![topic, epoch, partition, first, first_offset, packed, now_ms, batch.0, part.rows];
             statement.execute(what)
         })
         .during(operation)?;

@@ -13,23 +13,20 @@ pub(super) const CHECKS: &str = r#"
 CREATE TRIGGER IF NOT EXISTS homing_outbox_check BEFORE INSERT ON homing_outbox
 BEGIN
     SELECT CASE
-    WHEN CAST(NEW.topic AS TEXT) IN ('', '.', '..') OR length(CAST(NEW.topic AS TEXT)) > 249
-        OR CAST(NEW.topic AS TEXT) GLOB '*[^a-zA-Z0-9._-]*'
+    WHEN NEW.topic GLOB '*[^a-zA-Z0-9._-]*' OR length(NEW.topic) NOT BETWEEN 1 AND 249
+        OR NEW.topic = '.' OR NEW.topic = '..'
         THEN RAISE(ABORT, 'homing_outbox: topic must be 1 to 249 of [a-zA-Z0-9._-] and neither . nor ..')
     WHEN typeof(NEW.message_key) = 'real'
         THEN RAISE(ABORT, 'homing_outbox: message_key must be bytes, text or an integer')
-    WHEN NEW.payload IS NOT NULL AND NEW.payload_text IS NOT NULL
-        THEN RAISE(ABORT, 'homing_outbox: payload and payload_text are both set; one of them is the payload')
     WHEN typeof(NEW.payload) = 'real'
         THEN RAISE(ABORT, 'homing_outbox: payload must be bytes, text or an integer')
-    WHEN NEW.message_id IS NOT NULL AND NOT (
-            (typeof(NEW.message_id) = 'blob' AND length(NEW.message_id) = 16)
-            OR (length(CAST(NEW.message_id AS TEXT)) IN (16, 32, 36, 38, 45)
-                AND typeof(NEW.message_id) IN ('text', 'blob')))
+    WHEN NEW.payload IS NOT NULL AND NEW.payload_text IS NOT NULL
+        THEN RAISE(ABORT, 'homing_outbox: payload and payload_text are both set; one of them is the payload')
+    WHEN NEW.message_id IS NOT NULL AND (length(NEW.message_id) NOT IN (16, 32, 36, 38, 45)
+            OR typeof(NEW.message_id) NOT IN ('blob', 'text'))
         THEN RAISE(ABORT, 'homing_outbox: message_id must be a UUID, as 16 bytes or as text')
-    WHEN COALESCE(length(CAST(NEW.message_key AS BLOB)), 0) + COALESCE(length(CAST(NEW.payload AS BLOB)), 0)
-        + COALESCE(length(CAST(NEW.payload_text AS BLOB)), 0)
-        + COALESCE(length(CAST(NEW.headers AS BLOB)), 0) > 67108864
+    WHEN COALESCE(length(NEW.message_key), 0) + COALESCE(length(NEW.payload), length(NEW.payload_text), 0)
+        + COALESCE(length(NEW.headers), 0) > 67108864
         THEN RAISE(ABORT, 'homing_outbox: message_key, payload and headers are more than 64 MiB together')
     END;
 END;
@@ -41,13 +38,18 @@ BEGIN
         THEN RAISE(ABORT, 'homing_outbox: headers is not valid JSON')
     WHEN json_type(CAST(NEW.headers AS TEXT)) <> 'object'
         THEN RAISE(ABORT, 'homing_outbox: headers must be one JSON object')
-    WHEN EXISTS (SELECT 1 FROM json_each(CAST(NEW.headers AS TEXT)) WHERE key = '')
-        THEN RAISE(ABORT, 'homing_outbox: headers has a name that is empty')
-    WHEN EXISTS (SELECT 1 FROM json_each(CAST(NEW.headers AS TEXT)) WHERE lower(substr(key, 1, 7)) = 'homing-')
-        THEN RAISE(ABORT, 'homing_outbox: headers has a name that starts with homing-; those are Homing''s own')
+    -- One look at the names and values; only when something is wrong, what it is.
     WHEN EXISTS (SELECT 1 FROM json_each(CAST(NEW.headers AS TEXT)) h
-            WHERE h.type = 'object' AND json_type(h.value, '$.base64') IS NOT 'text')
-        THEN RAISE(ABORT, 'homing_outbox: headers has an object that is not {"base64": "..."}')
+            WHERE h.key = '' OR lower(substr(h.key, 1, 7)) = 'homing-'
+            OR (h.type = 'object' AND json_type(h.value, '$.base64') IS NOT 'text'))
+        THEN CASE
+        WHEN EXISTS (SELECT 1 FROM json_each(CAST(NEW.headers AS TEXT)) WHERE key = '')
+            THEN RAISE(ABORT, 'homing_outbox: headers has a name that is empty')
+        WHEN EXISTS (SELECT 1 FROM json_each(CAST(NEW.headers AS TEXT))
+                WHERE lower(substr(key, 1, 7)) = 'homing-')
+            THEN RAISE(ABORT, 'homing_outbox: headers has a name that starts with homing-, which are Homing''s')
+        ELSE RAISE(ABORT, 'homing_outbox: headers has an object that is not {"base64": "..."}')
+        END
     END;
 END;
 CREATE TRIGGER IF NOT EXISTS homing_outbox_insert AFTER INSERT ON homing_outbox

@@ -46,7 +46,7 @@ pub(super) fn close(
     if let Some(epoch) = epoch {
         let of = Ending { tx: &tx, instance, close, epoch: Epoch(epoch) };
         while closed.voided + closed.replanned < STEP_ROWS {
-            if let Some((batch, part)) = of.next_part("settled_at_ms IS NULL", 0)? {
+            if let Some((batch, part)) = of.next_unsettled()? {
                 let rows = of.end_unsettled(batch, &part)?;
                 match close.how {
                     Close::Void => closed.voided += rows,
@@ -98,17 +98,29 @@ struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// The first part of the epoch, in lane and seq order, that fulfils `condition`.
-    fn next_part(
-        &self,
-        condition: &'static str,
-        above: i64,
-    ) -> Result<Option<(BatchId, LanePart)>, OutboxError> {
-        let sql = format!(
+    /// The first part in lane and seq order that is not settled.
+    fn next_unsettled(&self) -> Result<Option<(BatchId, LanePart)>, OutboxError> {
+        self.part(
             "SELECT batch_id, partition, first_seq, row_count, takes_null_keys FROM homing_batch_lane \
-             WHERE topic = ?1 AND epoch = ?2 AND first_seq > ?3 AND {condition} \
-             ORDER BY partition, first_seq LIMIT 1"
-        );
+             INDEXED BY homing_batch_lane_unsettled \
+             WHERE topic = ?1 AND epoch = ?2 AND settled_at_ms IS NULL ORDER BY partition, first_seq LIMIT 1",
+        )
+    }
+
+    /// The next settled part whose rows are to be numbered again.
+    fn next_kept(&self) -> Result<Option<(BatchId, LanePart)>, OutboxError> {
+        if self.close.how != (Close::Replan { kept: true }) {
+            return Ok(None);
+        }
+        self.part(
+            "SELECT b.batch_id, b.partition, b.first_seq, b.row_count, b.takes_null_keys \
+             FROM homing_lane l CROSS JOIN homing_batch_lane b ON b.topic = l.topic AND b.epoch = l.epoch \
+             AND b.partition = l.partition AND b.first_seq > l.pruned_seq AND b.rows_gone = 0 \
+             WHERE l.topic = ?1 AND l.epoch = ?2 ORDER BY l.partition, b.first_seq LIMIT 1",
+        )
+    }
+
+    fn part(&self, sql: &'static str) -> Result<Option<(BatchId, LanePart)>, OutboxError> {
         let part = |row: &Row<'_>| {
             let part = LanePart {
                 topic: self.close.topic.clone(),
@@ -121,27 +133,12 @@ impl Ending<'_> {
             Ok((BatchId(row.get(0)?), part))
         };
         self.tx
-            .prepare_cached(&sql)
+            .prepare_cached(sql)
             .and_then(|mut statement| {
-                let key = params![self.close.topic.as_str(), self.epoch.0, above];
+                let key = params![self.close.topic.as_str(), self.epoch.0];
                 statement.query_row(key, part).optional()
             })
             .during(CLOSE)
-    }
-
-    /// The next settled part whose rows are to be numbered again.
-    fn next_kept(&self) -> Result<Option<(BatchId, LanePart)>, OutboxError> {
-        if self.close.how != (Close::Replan { kept: true }) {
-            return Ok(None);
-        }
-        let pruned: i64 = self
-            .tx
-            .prepare_cached("SELECT MIN(pruned_seq) FROM homing_lane WHERE topic = ?1 AND epoch = ?2")
-            .and_then(|mut statement| {
-                statement.query_row(params![self.close.topic.as_str(), self.epoch.0], |row| row.get(0))
-            })
-            .during(CLOSE)?;
-        self.next_part("rows_gone = 0", pruned)
     }
 
     fn rows_of(&self, batch: BatchId, part: &LanePart) -> Result<RowBuf, OutboxError> {
@@ -178,7 +175,7 @@ impl Ending<'_> {
             })
             .collect();
         if self.close.how == Close::Void {
-            dead_letters::set_aside_voided(self.tx, self.instance, &voided, now_ms)?;
+            dead_letters::set_aside_voided(self.tx, &voided, now_ms)?;
         } else {
             for void in &voided {
                 dead_letters::void_seq(self.tx, void, "replanned", now_ms)?;

@@ -4,12 +4,17 @@ use super::SqliteOutbox;
 use super::pruning::{allow_deletes, count_gone};
 use crate::outbox::error::{During, OutboxError};
 use crate::outbox::identity::{self, Instance};
-use crate::outbox::report::DeadLetter;
+use crate::outbox::report::{DeadLetter, Redriven};
 use crate::outbox::store::{Rejected, RowId, Voided};
 use homing_core::{Epoch, Partition, Seq};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
+
+/// The most dead letters one transaction of a redrive looks at.
+const REDRIVE_ROWS: i64 = 1_000;
+/// After so many bytes of payload a transaction of a redrive ends.
+const REDRIVE_BYTES: i64 = 8 << 20;
 
 const COPY: &str = "\
 INSERT INTO homing_dead_letter (row_id, topic, message_key, payload, payload_text, headers, message_id, \
@@ -59,7 +64,6 @@ pub(super) fn delete_rows(tx: &Transaction<'_>, rows: &[RowId]) -> Result<(), Ou
 /// Copies rows whose seq is void; they stay in the outbox until their batch is pruned.
 pub(super) fn set_aside_voided(
     tx: &Transaction<'_>,
-    _instance: Instance,
     voided: &[Voided],
     now_ms: i64,
 ) -> Result<(), OutboxError> {
@@ -161,41 +165,79 @@ impl SqliteOutbox {
     /// `ids` of `None` means all. Those redriven before are passed over.
     ///
     /// A row that was set aside for what is in it has to be mended first, with
-    /// plain SQL in `homing_dead_letter`, or it comes back.
+    /// plain SQL in `homing_dead_letter`; the outbox refuses it otherwise.
+    ///
+    /// It works in transactions of bounded size, so others can write between two; after a crash
+    /// or an error the same call goes on where this one stopped.
     ///
     /// # Errors
-    /// [`OutboxError`]; nothing was put back then.
-    pub fn redrive(&self, ids: Option<&[i64]>) -> Result<Vec<(i64, RowId)>, OutboxError> {
-        let operation = "redrive dead letters";
-        let mut connection = self.connect()?;
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).during(operation)?;
-        let mut waiting: Vec<i64> = tx
-            .prepare("SELECT id FROM homing_dead_letter WHERE redriven_as IS NULL ORDER BY id")
-            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
-            .during(operation)?;
-        if let Some(ids) = ids {
-            waiting.retain(|id| ids.contains(id));
+    /// [`OutboxError`]; what was put back before it stays so and is not put back twice.
+    pub fn redrive(&self, ids: Option<&[i64]>) -> Result<Redriven, OutboxError> {
+        let mut connection = self.connect_guarded()?;
+        let mut redriven = Redriven::default();
+        let mut after = 0;
+        while let Some(last) = redrive_some(&mut connection, ids, after, &mut redriven)? {
+            after = last;
+            self.wake();
         }
-        let mut redriven = Vec::with_capacity(waiting.len());
-        for id in waiting {
-            let row = tx
-                .prepare_cached(
-                    "INSERT INTO homing_outbox \
-                     (topic, message_key, payload, payload_text, headers, message_id, flags) \
-                     SELECT topic, message_key, payload, payload_text, headers, message_id, 'redrive' \
-                     FROM homing_dead_letter WHERE id = ?1",
-                )
-                .and_then(|mut statement| statement.insert([id]))
-                .during(operation)?;
-            tx.prepare_cached("UPDATE homing_dead_letter SET redriven_as = ?2 WHERE id = ?1")
-                .and_then(|mut statement| statement.execute([id, row]))
-                .during(operation)?;
-            redriven.push((id, RowId(row)));
-        }
-        tx.commit().during(operation)?;
-        self.wake();
         Ok(redriven)
     }
+}
+
+/// One transaction of a redrive, of dead letters above `after`; returns the last one it looked at.
+fn redrive_some(
+    connection: &mut Connection,
+    ids: Option<&[i64]>,
+    after: i64,
+    redriven: &mut Redriven,
+) -> Result<Option<i64>, OutboxError> {
+    let operation = "redrive dead letters";
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).during(operation)?;
+    let waiting: Vec<(i64, i64)> = tx
+        .prepare_cached(
+            "SELECT id, COALESCE(length(payload), 0) + COALESCE(length(payload_text), 0) \
+             FROM homing_dead_letter WHERE redriven_as IS NULL AND id > ?1 ORDER BY id LIMIT ?2",
+        )
+        .and_then(|mut statement| {
+            statement.query_map([after, REDRIVE_ROWS], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .during(operation)?;
+    let (mut last, mut bytes) = (None, 0);
+    for (id, size) in waiting {
+        last = Some(id);
+        if ids.is_some_and(|ids| !ids.contains(&id)) {
+            continue;
+        }
+        let inserted = tx
+            .prepare_cached(
+                "INSERT INTO homing_outbox \
+                 (topic, message_key, payload, payload_text, headers, message_id, flags) \
+                 SELECT topic, message_key, payload, payload_text, headers, message_id, 'redrive' \
+                 FROM homing_dead_letter WHERE id = ?1",
+            )
+            .and_then(|mut statement| statement.insert([id]));
+        let row = match inserted {
+            Ok(row) => row,
+            // The outbox's own checks: it would never go as it is.
+            Err(rusqlite::Error::SqliteFailure(error, Some(why)))
+                if error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER =>
+            {
+                redriven.refused.push((id, why));
+                continue;
+            }
+            Err(error) => return Err(error).during(operation),
+        };
+        tx.prepare_cached("UPDATE homing_dead_letter SET redriven_as = ?2 WHERE id = ?1")
+            .and_then(|mut statement| statement.execute([id, row]))
+            .during(operation)?;
+        redriven.rows.push((id, RowId(row)));
+        bytes += size;
+        if bytes >= REDRIVE_BYTES {
+            break;
+        }
+    }
+    tx.commit().during(operation)?;
+    Ok(last)
 }
 
 fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {

@@ -3,7 +3,7 @@
 use super::SqliteOutbox;
 use super::dead_letters;
 use super::guard::Guarded;
-use super::pins::{Epochs, topics};
+use super::pins::partitions;
 use super::reading::read_batch;
 use super::standing::manifest;
 use crate::outbox::error::{During, OutboxError};
@@ -12,7 +12,6 @@ use crate::outbox::offset_runs::{Delivered, OffsetRuns};
 use crate::outbox::report::{Fate, Receipt};
 use crate::outbox::rows::RowBuf;
 use crate::outbox::store::{BatchId, LanePart, RowId};
-use homing_core::{Epoch, PartitionCount, TopicName};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -44,8 +43,8 @@ impl FateReader {
         self.connection
             .prepare_cached(
                 "SELECT MIN(claimed_through, \
-                 COALESCE((SELECT from_id - 1 FROM homing_batch WHERE settled_at_ms IS NULL \
-                           ORDER BY from_id LIMIT 1), claimed_through), \
+                 COALESCE((SELECT from_id - 1 FROM homing_batch INDEXED BY homing_batch_open \
+                           WHERE settled_at_ms IS NULL ORDER BY from_id LIMIT 1), claimed_through), \
                  COALESCE((SELECT MIN(from_id) - 1 FROM homing_held WHERE row_count > 0), claimed_through)) \
                  FROM homing_meta",
             )
@@ -118,8 +117,7 @@ impl FateReader {
         let mut statement =
             self.connection.prepare_cached("SELECT batch_id FROM homing_held_row WHERE row_id = ?1")?;
         for row in rows.iter().filter(|_| any) {
-            let batch: Option<Option<i64>> =
-                statement.query_row([row.0], |found| found.get(0)).optional()?;
+            let batch: Option<Option<i64>> = statement.query_row([row.0], |found| found.get(0)).optional()?;
             held.extend(batch.map(|batch| (*row, batch.map(BatchId))));
         }
         Ok(held)
@@ -129,7 +127,7 @@ impl FateReader {
     fn live_batch_with(&self, row: RowId) -> rusqlite::Result<Option<(RowId, BatchId)>> {
         self.connection
             .prepare_cached(
-                "SELECT to_id, batch_id FROM (SELECT batch_id, to_id FROM homing_batch \
+                "SELECT to_id, batch_id FROM (SELECT batch_id, to_id FROM homing_batch INDEXED BY homing_batch_live \
                  WHERE listed = 0 AND from_id <= ?1 ORDER BY from_id DESC LIMIT 1) WHERE to_id >= ?1",
             )?
             .query_row([row.0], |found| Ok((RowId(found.get(0)?), BatchId(found.get(1)?))))
@@ -161,8 +159,7 @@ impl FateReader {
         let manifest = manifest.only(&places);
         let mut rows = RowBuf::default();
         read_batch(&self.connection, self.outbox.instance(), &manifest, &mut rows)?;
-        let counts = partition_counts(&self.connection)?;
-        let numbers = number(&rows, &manifest, |part| counts.get(&(part.topic.clone(), part.epoch)).copied())
+        let numbers = number(&rows, &manifest, |part| partitions(&self.connection, part).ok().flatten())
             .map_err(|misfit| OutboxError::Inconsistent { operation: read, what: misfit.to_string() })?;
         let runs = manifest
             .lanes
@@ -205,12 +202,6 @@ impl FateReader {
         fates.extend(found.map(|(code, reason)| (row, Fate::DeadLetter { code, reason })));
         Ok(())
     }
-}
-
-fn partition_counts(
-    connection: &Connection,
-) -> Result<HashMap<(TopicName, Epoch), PartitionCount>, OutboxError> {
-    Ok(topics(connection, Epochs::All)?.into_iter().map(|t| ((t.topic, t.epoch), t.partitions)).collect())
 }
 
 /// Where a settled part's records are.

@@ -31,48 +31,50 @@ pub(super) fn begin(tx: &Transaction<'_>, hold: &Hold) -> rusqlite::Result<()> {
     .map(drop)
 }
 
-/// What a claim of new rows passed by.
-pub(super) struct PassedBy {
-    /// All topics that are held.
-    pub topics: Vec<TopicName>,
-    /// How many rows were listed.
-    pub rows: u64,
+/// Lists the rows of held topics after `before` up to `through`; returns how many there are.
+pub(super) fn take_in(tx: &Transaction<'_>, before: RowId, through: RowId) -> Result<u64, OutboxError> {
+    let operation = "hold rows back";
+    let any: bool = tx
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM homing_held)")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .during(operation)?;
+    if !any {
+        return Ok(0);
+    }
+    let listed = tx
+        .prepare_cached(
+            "INSERT INTO homing_held_row (row_id, topic) SELECT id, CAST(topic AS TEXT) FROM homing_outbox \
+             WHERE id > ?1 AND id <= ?2 AND CAST(topic AS TEXT) IN (SELECT topic FROM homing_held)",
+        )
+        .and_then(|mut statement| statement.execute([before.0, through.0]))
+        .during(operation)?;
+    if listed > 0 {
+        tx.prepare_cached(
+            "UPDATE homing_held SET row_count = row_count + (SELECT COUNT(*) FROM homing_held_row h \
+             WHERE h.topic = homing_held.topic AND h.batch_id IS NULL AND h.row_id > ?1)",
+        )
+        .and_then(|mut statement| statement.execute([before.0]))
+        .during(operation)?;
+    }
+    Ok(listed as u64)
 }
 
-/// Lists the rows of held topics after `before` up to `through`.
-pub(super) fn take_in(
-    tx: &Transaction<'_>,
-    before: RowId,
-    through: RowId,
-) -> Result<PassedBy, OutboxError> {
-    let operation = "hold rows back";
-    let names: Vec<String> = tx
-        .prepare_cached("SELECT topic FROM homing_held")
-        .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
-        .during(operation)?;
-    let topics = names.iter().map(|name| parse_topic(name, operation)).collect::<Result<Vec<_>, _>>()?;
-    let mut rows = 0;
-    for topic in &names {
-        let listed = tx
-            .prepare_cached(
-                "INSERT INTO homing_held_row (row_id, topic) SELECT id, ?3 FROM homing_outbox \
-                 WHERE id > ?1 AND id <= ?2 AND CAST(topic AS TEXT) = ?3",
-            )
-            .and_then(|mut statement| statement.execute(params![before.0, through.0, topic]))
-            .during(operation)?;
-        if listed > 0 {
-            add_rows(tx, topic, listed as i64).during(operation)?;
-            rows += listed as u64;
+/// That none of the manifest's topics is held: what is held is not numbered among new rows.
+pub(super) fn none_held(tx: &Transaction<'_>, manifest: &Manifest) -> Result<(), OutboxError> {
+    let operation = "claim rows";
+    let mut statement =
+        tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM homing_held WHERE topic = ?1)").during(operation)?;
+    let mut last = None;
+    for topic in manifest.lanes.iter().map(|part| part.topic.as_str()) {
+        if last == Some(topic) {
+            continue;
+        }
+        last = Some(topic);
+        if statement.query_row([topic], |row| row.get(0)).during(operation)? {
+            return inconsistent(operation, format!("rows of {topic} are numbered though it is held"));
         }
     }
-    Ok(PassedBy { topics, rows })
-}
-
-/// Counts rows that are held from now on (or no longer).
-pub(super) fn add_rows(tx: &Transaction<'_>, topic: &str, rows: i64) -> rusqlite::Result<()> {
-    tx.prepare_cached("UPDATE homing_held SET row_count = row_count + ?2 WHERE topic = ?1")?
-        .execute(params![topic, rows])
-        .map(drop)
+    Ok(())
 }
 
 /// Which of a topic's held rows a commit deals with.
@@ -88,7 +90,9 @@ pub(super) fn claim(tx: &Transaction<'_>, commit: &Commit<'_>, share: Share<'_>)
     let topic = share.topic.as_str();
     for rejected in commit.reject {
         let listed = tx
-            .prepare_cached("DELETE FROM homing_held_row WHERE row_id = ?1 AND topic = ?2 AND batch_id IS NULL")
+            .prepare_cached(
+                "DELETE FROM homing_held_row WHERE row_id = ?1 AND topic = ?2 AND batch_id IS NULL",
+            )
             .and_then(|mut statement| statement.execute(params![rejected.row.0, topic]))
             .during(operation)?;
         if listed != 1 {

@@ -34,7 +34,7 @@ use super::identity::Instance;
 use super::signals::Signals;
 use guard::Guarded;
 use homing_core::StreamName;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +131,19 @@ impl SqliteOutbox {
     /// [`OutboxError`] when the database cannot be opened.
     pub fn connect(&self) -> Result<Connection, OutboxError> {
         connect(&self.inner.path)
+    }
+
+    /// Begins a transaction that holds the database's one place for writers from its start on.
+    ///
+    /// An application that reads first and writes then (`SELECT` … `INSERT`) needs it: an ordinary
+    /// transaction fails at once when another one, as the relay's, wrote between the two, whatever
+    /// its busy timeout; this one waits for the place and then cannot fail so. Begin it before the
+    /// first read and keep it short.
+    ///
+    /// # Errors
+    /// [`OutboxError::Busy`] when another writer kept its place for longer than the busy timeout.
+    pub fn begin(connection: &mut Connection) -> Result<rusqlite::Transaction<'_>, OutboxError> {
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).during("begin a transaction")
     }
 
     /// A connection that notices when its files are removed or replaced.

@@ -2,7 +2,7 @@
 
 use super::ownership::{Fence, fenced};
 use crate::outbox::error::{During, OutboxError};
-use crate::outbox::store::TopicEpoch;
+use crate::outbox::store::{LanePart, TopicEpoch};
 use homing_core::{Epoch, Offset, PartitionCount, TopicName};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -55,7 +55,8 @@ pub(super) fn open_epoch(
     }
     let unsettled: Option<i64> = tx
         .query_row(
-            "SELECT batch_id FROM homing_batch_lane WHERE topic = ?1 AND settled_at_ms IS NULL LIMIT 1",
+            "SELECT batch_id FROM homing_batch_lane INDEXED BY homing_batch_lane_unsettled \
+             WHERE topic = ?1 AND settled_at_ms IS NULL LIMIT 1",
             [name],
             |row| row.get(0),
         )
@@ -87,7 +88,6 @@ pub(super) fn open_epoch(
 /// Which epochs are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Epochs {
-    All,
     Open,
     Closed,
 }
@@ -98,11 +98,11 @@ pub(super) fn topics(connection: &Connection, which: Epochs) -> Result<Vec<Topic
     let mut statement = connection
         .prepare_cached(
             "SELECT topic, epoch, topic_id, partitions FROM homing_topic \
-             WHERE CASE WHEN closed_at_ms IS NULL THEN ?1 ELSE ?2 END ORDER BY topic, epoch",
+             WHERE (closed_at_ms IS NULL) = ?1 ORDER BY topic, epoch",
         )
         .during(read)?;
     let rows = statement
-        .query_map([which != Epochs::Closed, which != Epochs::Open], |row| {
+        .query_map([which == Epochs::Open], |row| {
             Ok((
                 row.get::<_, String>(0)?,
                 row.get::<_, u32>(1)?,
@@ -125,6 +125,20 @@ pub(super) fn topics(connection: &Connection, which: Epochs) -> Result<Vec<Topic
         });
     }
     Ok(topics)
+}
+
+/// How many partitions a part's epoch has; `None` when the epoch is not known.
+pub(super) fn partitions(
+    connection: &Connection,
+    part: &LanePart,
+) -> Result<Option<PartitionCount>, OutboxError> {
+    let count: Option<i32> = connection
+        .prepare_cached("SELECT partitions FROM homing_topic WHERE topic = ?1 AND epoch = ?2")
+        .and_then(|mut statement| {
+            statement.query_row(params![part.topic.as_str(), part.epoch.0], |row| row.get(0)).optional()
+        })
+        .during("read an epoch's partition count")?;
+    Ok(count.and_then(PartitionCount::new))
 }
 
 pub(super) fn parse_topic(name: &str, operation: &'static str) -> Result<TopicName, OutboxError> {

@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use std::collections::BTreeSet;
 
 /// How many parts one step looks at, shared out among the lanes that have any.
-const PARTS_MAX: usize = 4_000;
+const PARTS_MAX: usize = 1_000;
 const PRUNE: &str = "prune";
 
 pub(super) fn prune(
@@ -26,11 +26,13 @@ pub(super) fn prune(
     fence: &Fence,
     limits: PruneLimits,
 ) -> Result<Pruned, OutboxError> {
+    // Looked for before the transaction, which keeps other writers out.
+    let candidates = candidates(connection, &limits)?;
     let tx = fenced(connection, fence, PRUNE)?;
     let mut pruned = Pruned::default();
     let mut bytes = 0;
     let mut touched = BTreeSet::new();
-    for batch in candidates(&tx, &limits)? {
+    for batch in candidates {
         if pruned.rows >= u64::from(limits.rows_max) || bytes >= limits.bytes_max {
             break;
         }
@@ -65,36 +67,41 @@ pub(super) fn prune(
 
 /// Batches with a part that may go, oldest first. The newest batch always stays: its number
 /// keeps the next one unique.
-fn candidates(tx: &Transaction<'_>, limits: &PruneLimits) -> Result<BTreeSet<BatchId>, OutboxError> {
-    let lanes: Vec<(String, u32, i32, i64, i64)> = tx
+fn candidates(connection: &Connection, limits: &PruneLimits) -> Result<BTreeSet<BatchId>, OutboxError> {
+    let lanes: Vec<(String, u32, i32, i64, i64)> = connection
         .prepare_cached(
             "SELECT topic, epoch, partition, pruned_seq, MAX(verified_seq, accepted_seq) FROM homing_lane \
              WHERE pruned_seq < MIN(settled_seq, MAX(verified_seq, accepted_seq))",
         )
         .and_then(|mut statement| {
-            let lane =
-                |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
+            let lane = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
             statement.query_map([], lane)?.collect()
         })
         .during(PRUNE)?;
     let share = (PARTS_MAX / lanes.len().max(1)).max(1);
     let mut batches = BTreeSet::new();
-    let mut statement = tx
+    let mut statement = connection
         .prepare_cached(
-            "SELECT batch_id FROM homing_batch_lane WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 \
-             AND first_seq > ?4 AND first_seq + row_count - 1 <= ?5 AND rows_gone = 0 AND settled_at_ms < ?6 \
-             AND batch_id < (SELECT MAX(batch_id) FROM homing_batch) ORDER BY first_seq LIMIT ?7",
+            "SELECT batch_id, settled_at_ms, EXISTS (SELECT 1 FROM homing_batch b \
+                 WHERE b.batch_id = l.batch_id AND b.settled_at_ms IS NOT NULL) \
+             FROM homing_batch_lane l WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 \
+             AND first_seq > ?4 AND first_seq <= ?5 AND first_seq + row_count - 1 <= ?5 AND rows_gone = 0 \
+             AND batch_id < (SELECT MAX(batch_id) FROM homing_batch) ORDER BY first_seq",
         )
         .during(PRUNE)?;
     for (topic, epoch, partition, pruned, clear) in &lanes {
-        let before = limits.settled_before_ms;
-        let found = statement
-            .query_map(params![topic, epoch, partition, pruned, clear, before, share as i64], |row| {
-                row.get(0).map(BatchId)
-            })
-            .during(PRUNE)?;
-        for batch in found {
-            batches.insert(batch.during(PRUNE)?);
+        let mut left = share;
+        let mut parts = statement.query(params![topic, epoch, partition, pruned, clear]).during(PRUNE)?;
+        while left > 0
+            && let Some(part) = parts.next().during(PRUNE)?
+        {
+            let settled_at: Option<i64> = part.get(1).during(PRUNE)?;
+            // A lane's parts are settled in order: those that follow are younger.
+            let Some(at) = settled_at.filter(|at| *at < limits.settled_before_ms) else { break };
+            if at < limits.split_before_ms || part.get(2).during(PRUNE)? {
+                batches.insert(BatchId(part.get(0).during(PRUNE)?));
+                left -= 1;
+            }
         }
     }
     Ok(batches)
@@ -190,9 +197,7 @@ fn delete_parts(tx: &Transaction<'_>, share: &Manifest) -> Result<u64, OutboxErr
             "UPDATE homing_batch_lane SET rows_gone = 1 \
              WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 AND first_seq = ?4",
         )
-        .and_then(|mut statement| {
-            statement.execute(params![topic, part.epoch.0, part.partition.0, first])
-        })
+        .and_then(|mut statement| statement.execute(params![topic, part.epoch.0, part.partition.0, first]))
         .during(PRUNE)?;
     }
     Ok(ids.len() as u64)

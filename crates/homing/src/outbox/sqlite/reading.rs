@@ -3,7 +3,7 @@
 use super::SqliteOutbox;
 use super::guard::Guarded;
 use super::holds::{LISTED, is_listed};
-use super::pins::{Epochs, topics};
+use super::pins::partitions;
 use crate::outbox::error::{During, OutboxError};
 use crate::outbox::identity::Instance;
 use crate::outbox::numbering::TopicLanes;
@@ -117,18 +117,15 @@ pub(super) struct LaneFilter<'m> {
 impl<'m> LaneFilter<'m> {
     pub(super) fn new(connection: &Connection, manifest: &'m Manifest) -> Result<Self, OutboxError> {
         let operation = "read a batch again";
-        let counts: HashMap<_, _> = topics(connection, Epochs::All)?
-            .into_iter()
-            .map(|topic| ((topic.topic, topic.epoch), topic.partitions))
-            .collect();
         let mut topics = HashMap::new();
         for part in &manifest.lanes {
             let name = part.topic.as_str().as_bytes();
             if topics.contains_key(name) {
                 continue;
             }
-            let lanes = TopicLanes::of(&part.topic, manifest, &|part| {
-                counts.get(&(part.topic.clone(), part.epoch)).copied()
+            let partitions = partitions(connection, part)?;
+            let lanes = TopicLanes::of(&part.topic, manifest, &|other| {
+                (other.epoch == part.epoch).then_some(partitions).flatten()
             })
             .map_err(|what| OutboxError::Inconsistent { operation, what })?;
             topics.insert(name, lanes);

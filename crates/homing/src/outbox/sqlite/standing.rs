@@ -68,7 +68,8 @@ pub(super) fn unsettled_batches(
     let read = "read the unsettled batches";
     let ids: Vec<i64> = connection
         .prepare_cached(
-            "SELECT batch_id FROM homing_batch WHERE settled_at_ms IS NULL AND batch_id > ?1 \
+            "SELECT batch_id FROM homing_batch INDEXED BY homing_batch_unsettled \
+             WHERE settled_at_ms IS NULL AND batch_id > ?1 \
              ORDER BY batch_id LIMIT ?2",
         )
         .and_then(|mut statement| {
@@ -88,8 +89,8 @@ pub(super) fn unsettled_of_lane(
     let read = "read a lane's unsettled batches";
     let ids: Vec<i64> = connection
         .prepare_cached(
-            "SELECT batch_id FROM homing_batch_lane WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 \
-             AND first_seq >= ?4 AND settled_at_ms IS NULL ORDER BY first_seq LIMIT ?5",
+            "SELECT batch_id FROM homing_batch_lane INDEXED BY homing_batch_lane_unsettled \
+             WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 AND first_seq >= ?4 AND settled_at_ms IS NULL ORDER BY first_seq LIMIT ?5",
         )
         .and_then(|mut statement| {
             let (topic, from) = (lane.topic.as_str(), i64::try_from(from.0).unwrap_or(i64::MAX));

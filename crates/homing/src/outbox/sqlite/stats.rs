@@ -63,8 +63,11 @@ impl SqliteOutbox {
 
 /// When the oldest row was made that is not settled: new, held or in an unsettled batch.
 fn oldest_unsettled(connection: &Connection, claimed: i64) -> rusqlite::Result<Option<i64>> {
-    let first_of_batch: Option<i64> = connection
-        .query_row("SELECT MIN(from_id) FROM homing_batch WHERE settled_at_ms IS NULL", [], |row| row.get(0))?;
+    let first_of_batch: Option<i64> = connection.query_row(
+        "SELECT MIN(from_id) FROM homing_batch INDEXED BY homing_batch_open WHERE settled_at_ms IS NULL",
+        [],
+        |row| row.get(0),
+    )?;
     let mut oldest: Option<i64> = None;
     for from in [Some(claimed.saturating_add(1)), first_of_batch].into_iter().flatten() {
         let created: Option<i64> = connection
@@ -96,9 +99,7 @@ fn held(connection: &Connection, now_ms: i64) -> Result<Vec<HeldStats>, OutboxEr
                  JOIN homing_outbox o ON o.id = h.row_id \
                  WHERE h.topic = ?1 AND h.batch_id IS NULL ORDER BY h.row_id LIMIT 1",
             )
-            .and_then(|mut statement| {
-                statement.query_row([held.topic.as_str()], |row| row.get(0)).optional()
-            })
+            .and_then(|mut statement| statement.query_row([held.topic.as_str()], |row| row.get(0)).optional())
             .during(read)?;
         all.push(HeldStats {
             topic: held.topic,
