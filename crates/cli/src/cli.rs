@@ -1,6 +1,6 @@
 //! The command line: every command and flag, and what its help says.
 
-use crate::commands::{audit, broker, consume, demo, dlq, init, run, send, status};
+use crate::commands::{audit, broker, consume, demo, dlq, init, run, send, status, topic};
 use crate::config::Sources;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -62,6 +62,8 @@ pub enum Command {
     Audit(audit::Flags),
     /// Lists rows that were set aside, and puts them back
     Dlq(dlq::Flags),
+    /// Shows, closes or reopens a topic that was deleted, made anew or is not there
+    Topic(topic::Flags),
     /// Serves the embedded broker alone
     Broker(broker::Flags),
     /// A process of the demo

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Status(flags) => commands::status::run(&flags, &global),
         Command::Audit(flags) => commands::audit::run(&flags, &global),
         Command::Dlq(flags) => commands::dlq::run(&flags, &global),
+        Command::Topic(flags) => commands::topic::run(&flags, &global),
         Command::Broker(flags) => commands::broker::run(&flags, &global),
         Command::DemoChild(flags) => commands::demo::run_child(&flags),
     };

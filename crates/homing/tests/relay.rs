@@ -106,7 +106,8 @@ fn rows_that_can_never_be_sent_go_to_the_dead_letters_and_reorder_nobody() {
 fn a_redriven_dead_letter_gets_a_new_number_and_keeps_its_id() {
     let bench = Bench::with(|kafka| kafka.create_topics = false);
     bench.enqueue([bench.message(1, 1)]);
-    let relay = bench.relay();
+    let missing_topic_after = Some(Duration::from_millis(200));
+    let relay = bench.relay_with(homing::RelayOptions { missing_topic_after, ..bench.options() });
     bench.wait_settled();
     let letter = bench.outbox.dead_letters(0, 10).unwrap().remove(0);
     assert_eq!(letter.code, "topic_missing");

@@ -326,21 +326,6 @@ fn a_changed_partition_count_begins_a_new_epoch_when_the_old_one_is_settled() {
 }
 
 #[test]
-fn a_recreated_topic_stops_the_relay_by_its_code() {
-    let bench = Bench::new();
-    let relay = bench.relay_with(RelayOptions { pins_every: Duration::from_millis(100), ..bench.options() });
-    bench.enqueue((0..20).map(|n| bench.message(n % 7, n)));
-    bench.wait_settled();
-    bench.cluster.delete(&bench.orders);
-    bench.cluster.create(&bench.orders, 3);
-    let error = relay.error();
-    assert!(matches!(error, RelayError::TopicRecreated { .. }), "{error}");
-    assert!(error.to_string().starts_with("A04"), "{error}");
-    let told = bench.outbox.stats().unwrap().relay.unwrap().trouble.unwrap();
-    assert!(told.starts_with("A04"), "another process can read why: {told}");
-}
-
-#[test]
 fn another_cluster_behind_the_same_address_stops_the_relay_by_its_code() {
     let bench = Bench::new();
     bench.enqueue((0..20).map(|n| bench.message(n % 7, n)));

@@ -103,7 +103,10 @@ fn a_relay_in_another_place_gives_the_receipts_too() {
 #[test]
 fn a_send_that_cannot_be_delivered_says_so_and_whether_to_repeat_it() {
     let bench = Bench::with(|kafka| kafka.create_topics = false);
-    let sender = sender(&bench);
+    let missing_topic_after = Some(std::time::Duration::from_millis(200));
+    let relay = Some((bench.kafka.clone(), homing::RelayOptions { missing_topic_after, ..bench.options() }));
+    let sender =
+        Sender::open(bench.outbox.clone(), SenderOptions { relay, ..SenderOptions::default() }).unwrap();
     let error = sender.send(bench.message(1, 1)).unwrap_err();
     assert!(matches!(&error, SendError::DeadLetter { code, .. } if code == "topic_missing"), "{error}");
     assert_eq!(error.retry(), Retry::Never);

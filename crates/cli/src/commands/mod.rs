@@ -9,3 +9,4 @@ pub mod init;
 pub mod run;
 pub mod send;
 pub mod status;
+pub mod topic;

@@ -88,7 +88,7 @@ pub const KEYS: &[Key] = &[
         Bool,
         "",
         "whether a missing topic is created; default true when embedded, else false",
-        "true: a typo becomes a topic; false: messages for a topic that was never there become dead letters",
+        "true: a typo becomes a topic; false: messages for a topic that is not there wait",
     ),
     key(
         "kafka.topic_partitions",

@@ -24,7 +24,7 @@ pub struct KafkaConfig {
     /// When true, whoever is in the way can acknowledge messages and keep none (N02).
     pub allow_unverified_brokers: bool,
     /// Creates a missing topic with the three numbers below; default false. When
-    /// false, rows for a missing topic go to the dead-letter table.
+    /// false, rows for a missing topic wait until somebody creates it.
     pub create_topics: bool,
     /// Partitions of a topic Homing creates; default 6. Too low bounds consumer
     /// parallelism for good (a later change starts a new epoch); too high costs

@@ -53,7 +53,8 @@ fn find(
     begin: &ToBegin,
     stop: &Stop,
 ) -> Result<Beginning, Said> {
-    let admin = Admin::open(kafka, options.request_timeout).map_err(|error| Said::plain(error.to_string()))?;
+    let admin =
+        Admin::open(kafka, options.request_timeout).map_err(|error| Said::plain(error.to_string()))?;
     let topic = &begin.topic;
     let facts = facts(&admin, topic)?;
     if begin.partitions_min.is_some_and(|min| facts.partitions < min.get()) {

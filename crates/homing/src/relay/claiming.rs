@@ -255,7 +255,15 @@ impl Session<'_> {
         if let Some(held) = self.held_rows.get_mut(&ix) {
             held.read.push_front(batch);
         }
-        Ok(Claim { kind: ClaimKind::Held(ix), plan, reject, claimed, hold: Vec::new(), held: Vec::new(), done })
+        Ok(Claim {
+            kind: ClaimKind::Held(ix),
+            plan,
+            reject,
+            claimed,
+            hold: Vec::new(),
+            held: Vec::new(),
+            done,
+        })
     }
 
     /// The topic's next held rows, and whether they are the last.
@@ -284,7 +292,10 @@ impl Session<'_> {
         let (batch, done) = self.read_held(ix)?;
         let (code, reason) = match order {
             Some(order) => (RejectCode::Discarded, self.orders.reason(order.id)),
-            None => (RejectCode::TopicMissing, "its topic was missing for longer than relay.missing_topic_after".to_owned()),
+            None => (
+                RejectCode::TopicMissing,
+                "its topic was missing for longer than relay.missing_topic_after".to_owned(),
+            ),
         };
         let topic = self.machine.name(ix).clone();
         let through = batch.as_ref().map_or(RowId(0), |batch| batch.span.to);
@@ -331,8 +342,9 @@ impl Session<'_> {
         self.ground.store.read_batch(&manifest, &mut rows)?;
         let topics = &self.topics;
         let place = |part: &LanePart| self.machine.find(&part.topic);
-        let numbers = number(&rows, &manifest, |part| topics.partitions(place(part), &part.topic, part.epoch))
-            .map_err(|misfit| inconsistent(misfit.to_string()))?;
+        let numbers =
+            number(&rows, &manifest, |part| topics.partitions(place(part), &part.topic, part.epoch))
+                .map_err(|misfit| inconsistent(misfit.to_string()))?;
         let lane_of = |part: &LanePart| -> Option<LaneIx> {
             let ix = place(part)?;
             let open = topics.epoch(ix).filter(|open| open.epoch == part.epoch)?;
@@ -341,7 +353,8 @@ impl Session<'_> {
             self.machine.lanes_of(ix).get(at).copied()
         };
         let lanes: Option<Vec<LaneIx>> = manifest.lanes.iter().map(lane_of).collect();
-        let lanes = lanes.ok_or_else(|| inconsistent(format!("batch {} is of a closed epoch", manifest.batch)))?;
+        let lanes =
+            lanes.ok_or_else(|| inconsistent(format!("batch {} is of a closed epoch", manifest.batch)))?;
         let batch = manifest.batch;
         let mut loaded = Loaded::new(manifest, rows, &numbers, lanes);
         loaded.resend = true;

@@ -1,5 +1,6 @@
 //! What ends a relay, and what only makes it wait.
 
+use super::obstacle::Said;
 use super::options::InvalidRelayOptions;
 use crate::error::Retry;
 use crate::kafka::NativeError;
@@ -7,7 +8,6 @@ use crate::kafka::config::ConfigError;
 use crate::kafka::producer::ProducerError;
 use crate::kafka::reader::ReaderError;
 use crate::outbox::OutboxError;
-use super::obstacle::Said;
 
 /// Why a relay stopped; what it had not settled stays in the outbox.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum RelayError {
     #[error(
         "N02: the Kafka cluster is {found}, but this outbox is pinned to {pinned}: acknowledgements from here \
          would be for another cluster; correct kafka.bootstrap, or if the cluster really was replaced, \
-         set cluster_id in homing_meta to null"
+         set cluster_id in homing_meta to null and say `homing topic reopen` for each of its topics (A04)"
     )]
     ClusterChanged {
         /// The pinned id.
@@ -97,7 +97,11 @@ impl From<ProducerError> for Halt {
 impl From<ConfigError> for Halt {
     fn from(error: ConfigError) -> Self {
         // A file of a secret may just be replaced by its next version.
-        if error.may_pass() { Self::Wait(Said::coded("N05", error.to_string())) } else { Self::Error(error.into()) }
+        if error.may_pass() {
+            Self::Wait(Said::coded("N05", error.to_string()))
+        } else {
+            Self::Error(error.into())
+        }
     }
 }
 

@@ -38,7 +38,12 @@ impl Loaded {
         let parts = self.manifest.lanes.iter().zip(&self.lanes);
         (0..)
             .zip(parts)
-            .map(|(place, (part, lane))| NewPart { lane: *lane, place, first: part.first_seq, rows: part.rows })
+            .map(|(place, (part, lane))| NewPart {
+                lane: *lane,
+                place,
+                first: part.first_seq,
+                rows: part.rows,
+            })
             .collect()
     }
 

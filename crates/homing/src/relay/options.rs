@@ -13,7 +13,7 @@ const MISSING_GRACE: Duration = Duration::from_secs(5);
 /// How long what is delivered waits for its batch's other lanes before it is settled alone.
 const SETTLE_AFTER: Duration = Duration::from_millis(20);
 /// How long a failing producer may report what it still knows.
-const REPORTS_WAIT: Duration = Duration::from_secs(1);
+const REPORTS_WAIT: Duration = Duration::from_millis(250);
 
 /// Settings of a [`Relay`](super::Relay).
 #[derive(Debug, Clone)]

@@ -13,7 +13,9 @@ use crate::kafka::native::{self, most_telling};
 use crate::kafka::producer::{Grouping, Outgoing, Producer, Refusal, Report, TopicHandle};
 use crate::outbox::rows::RowRef;
 use crate::outbox::store::{BatchId, LanePart, RejectCode};
-use homing_core::relay::{Ack, Event, Failed, Machine, Polled, Rejection, SendRange, Stopped, Tag, TopicIx, Via};
+use homing_core::relay::{
+    Ack, Event, Failed, Machine, Polled, Rejection, SendRange, Stopped, Tag, TopicIx, Via,
+};
 use homing_core::{Flags, PayloadCrc, Seq, StampRef, StreamName, header};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -228,7 +230,8 @@ impl Session<'_> {
         for (via, open) in [(Via::Main, &self.producers.main), (Via::Probe, &self.producers.probe)] {
             let Some(open) = open else { continue };
             let wait = if via == Via::Main { wait } else { Duration::ZERO };
-            let heard = open.producer.poll(wait, |tag, report| take(machine, (via, tag), report, &mut polled));
+            let heard =
+                open.producer.poll(wait, |tag, report| take(machine, (via, tag), report, &mut polled));
             let mut fatal = heard.errors.iter().any(|error| error.fatal);
             fatal |= !polled.failures.is_empty() && open.producer.fatal_error().is_some();
             match via {

@@ -8,9 +8,9 @@ use crate::outbox::OutboxError;
 use crate::outbox::rows::RowBuf;
 use crate::outbox::signals::Bell;
 use crate::outbox::store::{RowReader, Span};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 

@@ -70,7 +70,10 @@ impl Session<'_> {
         }
         self.saying.looked_at = Some(Instant::now());
         if let Some(seconds) = self.saying.clock_jump() {
-            tracing::warn!(seconds, "O07: the wall clock jumped; leases and waits go by another clock and hold");
+            tracing::warn!(
+                seconds,
+                "O07: the wall clock jumped; leases and waits go by another clock and hold"
+            );
         }
         let troubles = self.machine.troubles();
         let oldest = self.memory.values().map(|loaded| loaded.since).min();

@@ -23,9 +23,7 @@ use super::worker::Workers;
 use crate::kafka::config::KafkaConfig;
 use crate::outbox::store::{BatchId, RowReader, Standing, Store, Voided};
 use crate::shutdown::Shutdown;
-use homing_core::relay::{
-    Action, Event, LaneIx, Machine, Now, StandingLane, StandingTopic, TopicIx, Via,
-};
+use homing_core::relay::{Action, Event, LaneIx, Machine, Now, StandingLane, StandingTopic, TopicIx, Via};
 use homing_core::{FencingToken, PayloadCrc, Seq, TopicName};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -285,11 +283,8 @@ fn standing_topics(standing: &Standing) -> Vec<StandingTopic> {
     let is_held = |topic: &TopicName| standing.held.iter().any(|held| held.topic == *topic);
     let mut lanes: HashMap<&TopicName, Vec<(i32, StandingLane)>> = HashMap::new();
     for lane in &standing.lanes {
-        let at = StandingLane {
-            next_seq: lane.next_seq,
-            settled: lane.settled,
-            next_offset: lane.next_offset,
-        };
+        let at =
+            StandingLane { next_seq: lane.next_seq, settled: lane.settled, next_offset: lane.next_offset };
         lanes.entry(&lane.topic).or_default().push((lane.partition.0, at));
     }
     let open = standing.topics.iter().map(|epoch| {

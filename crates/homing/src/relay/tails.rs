@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 const STALL: Duration = Duration::from_secs(5);
 /// How long a tail that cannot be read is left alone.
 const PAUSE: Duration = Duration::from_millis(300);
-/// Partitions asked about one by one in a turn, after the question about all of them failed.
-const ONE_BY_ONE: usize = 4;
+/// Partitions asked about one by one in a turn: those that spoilt a question about many, or were in it.
+const ONE_BY_ONE: usize = 2;
 
 /// One lane's tail.
 #[derive(Debug, Clone)]
@@ -32,6 +32,15 @@ pub(super) struct TailOf {
     pub question: TailQuestion,
     pub at: TopicPartition,
     pub epoch: Epoch,
+}
+
+/// A tail whose end is to be asked for.
+struct Waiting {
+    of: TailOf,
+    /// From when on.
+    due: Instant,
+    /// Alone: a question about it and others failed.
+    alone: bool,
 }
 
 /// One tail that is being read.
@@ -74,8 +83,8 @@ struct Tails<'a> {
     wait: Duration,
     inbox: &'a Inbox<Answer>,
     admin: Option<Admin>,
-    /// Tails whose ends are to be asked for, and from when on.
-    waiting: Vec<(Instant, TailOf)>,
+    /// Tails whose ends are to be asked for.
+    waiting: Vec<Waiting>,
     reading: HashMap<TopicPartition, Tail>,
     reader: Option<TopicReader>,
 }
@@ -94,8 +103,8 @@ impl Tails<'_> {
             for of in next.into_iter().flatten() {
                 // A later question about the same partition takes the earlier one's place.
                 self.reading.remove(&of.at);
-                self.waiting.retain(|(_, known)| known.at != of.at);
-                self.waiting.push((Instant::now(), of));
+                self.waiting.retain(|known| known.of.at != of.at);
+                self.waiting.push(Waiting { of, due: Instant::now(), alone: false });
             }
             self.ask_ends();
             if self.reading.is_empty() {
@@ -119,23 +128,29 @@ impl Tails<'_> {
     /// Asks for the ends of the tails that are due; starts to read those that moved.
     fn ask_ends(&mut self) {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.waiting).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later): (Vec<Waiting>, Vec<Waiting>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.due <= now);
         self.waiting = later;
-        let mut due: Vec<TailOf> = Vec::into_iter(due).map(|(_, of)| of).collect();
-        if due.is_empty() {
-            return;
-        }
-        let ends = match self.bounds(&due, Bound::End) {
-            Ok(ends) => ends,
-            Err(said) => {
-                // Perhaps one of them spoils the question for all: a few are asked one by one.
-                let one_by_one = due.split_off(due.len().min(ONE_BY_ONE));
-                self.put_off(one_by_one, &said, Duration::ZERO);
-                due.iter().map(|of| self.end_of(of)).collect()
+        let (alone, together): (Vec<Waiting>, Vec<Waiting>) = due.into_iter().partition(|tail| tail.alone);
+        let together: Vec<TailOf> = together.into_iter().map(|waiting| waiting.of).collect();
+        let mut answers = Vec::new();
+        if !together.is_empty() {
+            match self.bounds(&together, Bound::End) {
+                Ok(ends) => answers.extend(together.into_iter().zip(ends)),
+                // Perhaps one of them spoilt the question for all.
+                Err(said) => self.put_off(together, &said, Duration::ZERO),
             }
-        };
+        }
+        for (nth, waiting) in alone.into_iter().enumerate() {
+            if nth >= ONE_BY_ONE {
+                self.waiting.push(waiting);
+                continue;
+            }
+            let end = self.end_of(&waiting.of);
+            answers.push((waiting.of, end));
+        }
         let mut moved = Vec::new();
-        for (of, end) in due.into_iter().zip(ends) {
+        for (of, end) in answers {
             match end {
                 Ok(end) if end <= of.question.from => self.answer_unmoved(&of, end),
                 Ok(end) => moved.push((of, end)),
@@ -161,7 +176,7 @@ impl Tails<'_> {
         for of in tails {
             let what = format!("{} cannot be asked for what it holds of this outbox: {}", of.at, said.what);
             self.inbox.put(Answer::TailTrouble(of.question.lane, Said { code: said.code, what }));
-            self.waiting.push((Instant::now() + pause, of));
+            self.waiting.push(Waiting { of, due: Instant::now() + pause, alone: true });
         }
     }
 

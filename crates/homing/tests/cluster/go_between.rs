@@ -21,7 +21,7 @@ pub struct GoBetween {
 
 /// What happens to requests; the same words as the embedded broker's own faults.
 #[derive(Default)]
-pub struct Faults(Mutex<VecDeque<(ApiKey, Fault, Count)>>);
+pub struct Faults(Mutex<VecDeque<(ApiKey, Option<String>, Fault, Count)>>);
 
 #[derive(Default)]
 struct Shared {
@@ -38,7 +38,12 @@ struct Shared {
 impl Faults {
     /// Has `fault` strike requests of `api`; several for one API strike in the order given.
     pub fn inject(&self, api: ApiKey, fault: Fault, times: Count) {
-        self.0.lock().unwrap().push_back((api, fault, times));
+        self.0.lock().unwrap().push_back((api, None, fault, times));
+    }
+
+    /// As [`inject`](Self::inject), for requests that name `topic` only.
+    pub fn inject_for(&self, topic: &str, api: ApiKey, fault: Fault, times: Count) {
+        self.0.lock().unwrap().push_back((api, Some(topic.to_owned()), fault, times));
     }
 
     /// Takes all faults back.
@@ -46,10 +51,12 @@ impl Faults {
         self.0.lock().unwrap().clear();
     }
 
-    fn strike(&self, api: ApiKey) -> Option<Fault> {
+    fn strike(&self, api: ApiKey, frame: &[u8]) -> Option<Fault> {
         let mut injected = self.0.lock().unwrap();
-        let at = injected.iter().position(|(of, ..)| *of == api)?;
-        let (_, fault, left) = &mut injected[at];
+        let names = |topic: &str| frame.windows(topic.len()).any(|bytes| bytes == topic.as_bytes());
+        let at =
+            injected.iter().position(|(of, topic, ..)| *of == api && topic.as_deref().is_none_or(names))?;
+        let (_, _, fault, left) = &mut injected[at];
         let fault = *fault;
         match left {
             Count::Always => {}
@@ -153,7 +160,7 @@ impl Shared {
         broker.set_nodelay(true)?;
         loop {
             let request = Request::parse(frames::read(client)?);
-            let fault = request.api.and_then(|api| self.faults.strike(api));
+            let fault = request.api.and_then(|api| self.faults.strike(api, &request.frame));
             let answer = match fault {
                 Some(Fault::DropConnection) => return Ok(()),
                 Some(Fault::ErrorCode(code)) => request.refused(code),
