@@ -30,7 +30,8 @@ impl Machine {
             return question;
         }
         if !self.pinned {
-            return self.wait(now);
+            let nothing_begun = self.drain_until.is_some() && self.is_drained(now);
+            return if nothing_begun { Action::Stop } else { self.wait(now) };
         }
         if let Some(action) = self.next_producer(now).or_else(|| self.next_send(now)) {
             return action;
@@ -316,26 +317,24 @@ impl Machine {
         if self.drain_until.is_some() {
             return None;
         }
-        while let Some(ix) = self.hungry.first().copied() {
-            let from =
-                self.lanes[ix.0 as usize].wants_loading().filter(|_| self.lanes[ix.0 as usize].works(now));
-            if from.is_none() || self.attach_from_memory(ix, now) {
-                self.hungry.remove(&ix);
-                self.attend(ix);
-                return self.next_send(now).or_else(|| self.next_load(now));
-            }
-            match (from, self.room(false, now)) {
-                (Some(from), Ok(())) => {
-                    self.hungry.remove(&ix);
-                    // It asks again should this fail.
-                    self.attend(ix);
-                    return Some(Action::Load { lane: ix, from });
-                }
-                (_, Err(Some(Action::Unload(batch)))) => return Some(self.unload(batch)),
-                _ => return None,
-            }
+        let ix = self.hungry.first().copied()?;
+        let lane = &self.lanes[ix.0 as usize];
+        let from = lane.wants_loading().filter(|_| lane.works(now));
+        if from.is_none() || self.attach_from_memory(ix, now) {
+            self.hungry.remove(&ix);
+            self.attend(ix);
+            return self.next_send(now).or_else(|| self.next_load(now));
         }
-        None
+        match (from, self.room(false, now)) {
+            (Some(from), Ok(())) => {
+                self.hungry.remove(&ix);
+                // It asks again should this fail.
+                self.attend(ix);
+                Some(Action::Load { lane: ix, from })
+            }
+            (_, Err(Some(Action::Unload(batch)))) => Some(self.unload(batch)),
+            _ => None,
+        }
     }
 
     fn is_drained(&self, now: Now) -> bool {

@@ -235,7 +235,7 @@ impl Machine {
             (Class::Indeterminate, _) => {
                 lane.attempt += 1;
                 Trouble::replace(&mut lane.trouble, Trouble::of(verdict, now));
-                self.to_be_read(ix);
+                self.ask_log(ix);
             }
             (class, _) => self.blame(ix, class, verdict, now),
         }
@@ -268,7 +268,7 @@ impl Machine {
     }
 
     /// Only the log can tell what arrived.
-    pub(super) fn to_be_read(&mut self, ix: LaneIx) {
+    pub(super) fn ask_log(&mut self, ix: LaneIx) {
         self.lane(ix).phase = LanePhase::Unread { asked: false };
         self.unread.insert(ix);
     }
@@ -306,7 +306,7 @@ impl Machine {
             }
             if lane.out > 0 {
                 lane.forget_producer();
-                self.to_be_read(ix);
+                self.ask_log(ix);
             } else if matches!(lane.phase, LanePhase::Flowing | LanePhase::Silent | LanePhase::Cold) {
                 self.enter(ix, now);
             }
@@ -337,7 +337,7 @@ impl Machine {
             if lane.phase == LanePhase::Probing {
                 let out = lane.out > 0;
                 lane.forget_producer();
-                if out { self.to_be_read(ix) } else { self.enter(ix, now) }
+                if out { self.ask_log(ix) } else { self.enter(ix, now) }
             }
         }
     }

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// How many topics are looked into at once: one that does not answer holds up few others.
 const AT_ONCE: usize = 3;
+/// How long a question waits for its answer; nothing else waits meanwhile.
+const WAIT: Duration = Duration::from_secs(2);
 /// How long a partition may give nothing.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -36,27 +38,36 @@ pub(super) fn start(
 ) -> Result<Workers<ToBegin>, RelayError> {
     let (kafka, stream, options) = (kafka.clone(), stream.clone(), options.clone());
     Workers::start("epochs", AT_ONCE, move |questions: &Questions<ToBegin>, stop: &Stop| {
+        // Kept from one try to the next: a new client has to connect first.
+        let mut admin = None;
         while let Some(begin) = questions.next() {
             if stop.is_set() {
                 return;
             }
-            let found = find(&kafka, &stream, &options, &begin, stop);
+            let found = opened(&mut admin, &kafka)
+                .and_then(|admin| find(admin, (&kafka, &stream), &options, &begin, stop));
             inbox.put(Answer::Epoch(begin.ix, found));
         }
     })
 }
 
+fn opened<'a>(admin: &'a mut Option<Admin>, kafka: &KafkaConfig) -> Result<&'a Admin, Said> {
+    let opened = match admin.take() {
+        Some(admin) => admin,
+        None => Admin::open(kafka, WAIT).map_err(|error| Said::plain(error.to_string()))?,
+    };
+    Ok(admin.insert(opened))
+}
+
 fn find(
-    kafka: &KafkaConfig,
-    stream: &StreamName,
+    admin: &Admin,
+    (kafka, stream): (&KafkaConfig, &StreamName),
     options: &RelayOptions,
     begin: &ToBegin,
     stop: &Stop,
 ) -> Result<Beginning, Said> {
-    let admin =
-        Admin::open(kafka, options.request_timeout).map_err(|error| Said::plain(error.to_string()))?;
     let topic = &begin.topic;
-    let facts = facts(&admin, topic)?;
+    let facts = facts(admin, topic)?;
     if begin.partitions_min.is_some_and(|min| facts.partitions < min.get()) {
         return Err(Said::plain(format!("topic {topic} changes, and not every broker knows yet")));
     }

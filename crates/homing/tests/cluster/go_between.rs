@@ -21,7 +21,10 @@ pub struct GoBetween {
 
 /// What happens to requests; the same words as the embedded broker's own faults.
 #[derive(Default)]
-pub struct Faults(Mutex<VecDeque<(ApiKey, Option<String>, Fault, Count)>>);
+pub struct Faults(Mutex<VecDeque<Injected>>);
+
+/// The API, the topic a request has to name, what happens to it, and how often.
+type Injected = (ApiKey, Option<String>, Fault, Count);
 
 #[derive(Default)]
 struct Shared {
