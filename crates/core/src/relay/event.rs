@@ -143,8 +143,10 @@ pub enum Seen {
     Tail(TailRead),
     /// A lane's tail cannot be read for now; it is tried on.
     TailTrouble(LaneIx, Trouble),
-    /// A record of the log contradicts the row of the same seq.
+    /// The log holds a record of a later epoch of this stream.
     Forked(LaneIx),
+    /// A record of the log contradicts the row of the same seq: nothing found in this lane proves anything.
+    Contradicted(LaneIx),
     /// Why a topic's lanes hear nothing.
     Reason(TopicIx, Trouble),
     /// An order for a topic.

@@ -133,6 +133,11 @@ impl Machine {
                 }
             }
             Seen::Forked(lane) => self.forked(lane, now),
+            Seen::Contradicted(ix) => {
+                self.lane(ix).fates = super::fates::Fates::default();
+                self.note_ready(ix, now);
+                self.forked(ix, now);
+            }
             Seen::Reason(topic, trouble) => {
                 for ix in self.topics[topic.0 as usize].lanes.clone() {
                     let lane = self.lane(ix);

@@ -3,11 +3,12 @@
 use super::answer::{Answer, Pins, TailFound};
 use super::asking::{Found, Look, not_authorised};
 use super::error::{Halt, RelayError};
+use super::loaded::Loaded;
 use super::obstacle::{Said, weakness};
 use super::session::{Session, now_ms};
 use super::status::Count;
 use super::topics::{Partitions, ids_known, partitions_now};
-use crate::outbox::store::{BatchId, TopicEpoch, Weakness};
+use crate::outbox::store::{TopicEpoch, Weakness};
 use homing_core::relay::{BeganTopic, Event, LaneIx, Polled, Seen, TopicIx, TopicSeen};
 use homing_core::{PartitionCount, PayloadCrc, Seq};
 
@@ -155,14 +156,12 @@ impl Session<'_> {
     fn tail(&mut self, found: TailFound, seen: &mut Vec<Seen>) -> Seen {
         let lane = found.read.lane;
         self.ground.status.add(Count::Skipped, found.read.found.len() as u64);
-        let mut forked = found.forked;
-        if !found.crcs.is_empty() {
-            forked |= !self.contents_match(lane, &found.crcs);
-            self.found.entry(lane).or_default().extend(found.crcs);
-        }
-        if forked {
+        let same = self.contents_match(lane, &found.crcs);
+        let forked = found.forked;
+        self.found.entry(lane).or_default().extend(found.crcs);
+        if forked || !same {
             seen.push(Seen::Tail(found.read));
-            return Seen::Forked(lane);
+            return if same { Seen::Forked(lane) } else { Seen::Contradicted(lane) };
         }
         Seen::Tail(found.read)
     }
@@ -177,22 +176,15 @@ impl Session<'_> {
         })
     }
 
-    /// Compares rows just read with what their lanes' tails held; a lane that does not match is forked.
-    pub fn compare_found(&mut self, batch: BatchId) {
-        let Some(loaded) = self.memory.get(&batch) else { return };
-        let mut forked = Vec::new();
-        for (place, lane) in loaded.lanes.iter().enumerate() {
-            let Some(crcs) = self.found.get(lane) else { continue };
-            let same = crcs.iter().all(|(seq, crc)| {
-                loaded.row(place, *seq).is_none_or(|row| PayloadCrc::of(row.key, row.payload) == *crc)
-            });
-            if !same {
-                forked.push(*lane);
-            }
-        }
-        for lane in forked {
-            self.orders.say(Seen::Forked(lane));
-        }
+    /// The lanes of rows just read whose tails held something else under the same seqs.
+    pub fn contradicted(&self, loaded: &Loaded) -> Vec<LaneIx> {
+        let differs = |(place, lane): &(usize, &LaneIx)| {
+            let Some(crcs) = self.found.get(lane) else { return false };
+            !crcs.iter().all(|(seq, crc)| {
+                loaded.row(*place, *seq).is_none_or(|row| PayloadCrc::of(row.key, row.payload) == *crc)
+            })
+        };
+        loaded.lanes.iter().enumerate().filter(differs).map(|(_, lane)| *lane).collect()
     }
 
     /// Opens the epoch that the log's answer allows.

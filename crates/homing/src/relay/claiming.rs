@@ -14,7 +14,9 @@ use crate::outbox::store::{
     BatchId, Claimed, Commit, Hold, LanePart, LaneSettlement, RejectCode, Rejected, RowId, Voided,
 };
 use homing_core::Seq;
-use homing_core::relay::{BatchNo, ClaimKind, Committed, Event, LaneIx, Order, PartRef, TopicIx};
+use homing_core::relay::{
+    BatchNo, ClaimKind, Committed, Event, LaneIx, Order, PartRef, Polled, Seen, TopicIx,
+};
 use std::collections::VecDeque;
 
 /// Rows that one commit claims, and what it says of them.
@@ -358,9 +360,14 @@ impl Session<'_> {
         let batch = manifest.batch;
         let mut loaded = Loaded::new(manifest, rows, &numbers, lanes);
         loaded.resend = true;
+        let contradicted = self.contradicted(&loaded);
+        if !contradicted.is_empty() {
+            // Before any of it could be taken for delivered.
+            let seen = contradicted.into_iter().map(Seen::Contradicted).collect();
+            return Ok(Event::Polled(Polled { seen, ..Polled::default() }));
+        }
         let parts = loaded.parts();
         self.memory.insert(batch, loaded);
-        self.compare_found(batch);
         Ok(Event::Loaded { batch: BatchNo(batch.0), parts })
     }
 
