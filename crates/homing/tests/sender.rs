@@ -231,3 +231,17 @@ fn a_receipt_comes_though_another_topic_of_its_batch_waits() {
     }
     sender.close();
 }
+
+#[test]
+fn a_message_is_not_stored_in_an_outbox_whose_file_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = homing::StreamName::parse("shop").unwrap();
+    let outbox = homing::SqliteOutbox::create(dir.path().join("shop.db"), &stream).unwrap();
+    let sender = Sender::open(outbox.clone(), SenderOptions::default()).unwrap();
+    std::fs::remove_file(outbox.path()).unwrap();
+    let error = sender.send(homing::Message::new("t").unwrap().payload("x")).unwrap_err();
+    assert!(matches!(error, SendError::NotStored(_)), "{error}");
+    assert!(error.to_string().contains("was removed"), "{error}");
+    assert_eq!(error.retry(), Retry::Never);
+    sender.close();
+}

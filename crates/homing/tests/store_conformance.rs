@@ -435,5 +435,6 @@ suite!(Sqlite, sqlite:
     a_reopened_topic_numbers_its_rows_again_in_order,
     a_topic_made_anew_gets_all_rows_that_are_kept,
     closing_goes_on_after_a_crash_between_two_steps,
+    an_epoch_that_was_closed_by_hand_can_be_ended,
     orders_about_topics_wait_for_the_relay,
 );

@@ -4,9 +4,10 @@ use super::SendError;
 use super::completion::Completion;
 use super::watcher::Watch;
 use crate::outbox::error::During;
+use crate::outbox::sqlite::Guarded;
 use crate::outbox::{OutboxError, RowId, SqliteOutbox, Transaction as _};
 use homing_core::Message;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::TransactionBehavior;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use uuid::Uuid;
@@ -20,7 +21,7 @@ pub(super) struct Job {
 
 pub(super) struct Writer {
     outbox: SqliteOutbox,
-    connection: Connection,
+    connection: Guarded,
     jobs: Receiver<Job>,
     watch: Watch,
     group_max: usize,
@@ -33,7 +34,7 @@ impl Writer {
         watch: Watch,
         group_max: usize,
     ) -> Result<Self, OutboxError> {
-        let connection = outbox.connect()?;
+        let connection = outbox.connect_guarded()?;
         Ok(Self { outbox: outbox.clone(), connection, jobs, watch, group_max })
     }
 
@@ -64,6 +65,8 @@ impl Writer {
 
     fn store(&mut self, group: &[Job]) -> Result<Vec<RowId>, OutboxError> {
         let operation = "store messages";
+        // Nobody would ever read what is stored in a file that was removed.
+        self.connection.check()?;
         let tx =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate).during(operation)?;
         let rows = group

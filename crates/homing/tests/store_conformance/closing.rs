@@ -209,6 +209,27 @@ pub(super) fn closing_goes_on_after_a_crash_between_two_steps<B: Bench>() {
     assert_eq!(store.standing().unwrap().held[0].rows, 9_000);
 }
 
+/// What the advice of an earlier version led to: `closed_at_ms` set by hand with a batch in flight.
+pub(super) fn an_epoch_that_was_closed_by_hand_can_be_ended<B: Bench>() {
+    let bench = B::new();
+    let mut store = bench.store();
+    let token = half_settled(&bench, &mut store);
+    let db = bench.outbox().connect().unwrap();
+    db.execute("UPDATE homing_topic SET closed_at_ms = 40 WHERE topic = 't'", []).unwrap();
+    let epoch = TopicEpoch {
+        topic: name("t"),
+        epoch: Epoch(2),
+        topic_id: [7; 16],
+        partitions: PartitionCount::new(2).unwrap(),
+    };
+    let ends = [Offset(0), Offset(0)];
+    assert!(store.open_epoch(token, &epoch, &ends, 0).is_err(), "parts of the old one are unsettled");
+    let closed = close_all(&mut store, token, Close::Replan { kept: false });
+    assert_eq!(closed, Closed { voided: 0, replanned: 3, done: true });
+    store.open_epoch(token, &epoch, &ends, 0).unwrap();
+    assert_eq!(claim_held(&mut store, token, 2, 4).len(), 3);
+}
+
 pub(super) fn orders_about_topics_wait_for_the_relay<B: Bench>() {
     let bench = B::new();
     let mut store = bench.store();

@@ -35,37 +35,39 @@ pub(super) fn close(
 ) -> Result<Closed, OutboxError> {
     let tx = fenced(connection, fence, CLOSE)?;
     let mut closed = Closed::default();
-    let epoch: Option<u32> = tx
-        .query_row(
-            "SELECT epoch FROM homing_topic WHERE topic = ?1 AND closed_at_ms IS NULL",
-            [close.topic.as_str()],
-            |row| row.get(0),
-        )
-        .optional()
-        .during(CLOSE)?;
-    if let Some(epoch) = epoch {
-        let of = Ending { tx: &tx, instance, close, epoch: Epoch(epoch) };
-        while closed.voided + closed.replanned < STEP_ROWS {
-            if let Some((batch, part)) = of.next_unsettled()? {
-                let rows = of.end_unsettled(batch, &part)?;
-                match close.how {
-                    Close::Void => closed.voided += rows,
-                    Close::Replan { .. } => closed.replanned += rows,
-                }
-            } else if let Some((batch, part)) = of.next_kept()? {
-                closed.replanned += of.replan_kept(batch, &part)?;
-            } else {
-                of.close_epoch()?;
-                closed.done = true;
-                break;
+    while closed.voided + closed.replanned < STEP_ROWS {
+        let Some(epoch) = unfinished_epoch(&tx, close.topic).during(CLOSE)? else {
+            closed.done = true;
+            break;
+        };
+        let of = Ending { tx: &tx, instance, close, epoch };
+        if let Some((batch, part)) = of.next_unsettled()? {
+            let rows = of.end_unsettled(batch, &part)?;
+            match close.how {
+                Close::Void => closed.voided += rows,
+                Close::Replan { .. } => closed.replanned += rows,
             }
+        } else if let Some((batch, part)) = of.next_kept()? {
+            closed.replanned += of.replan_kept(batch, &part)?;
+        } else {
+            of.close_epoch()?;
         }
-    } else {
-        closed.done = true;
     }
     hold(&tx, close).during(CLOSE)?;
     tx.commit().during(CLOSE)?;
     Ok(closed)
+}
+
+/// The first epoch of a topic that is open, or was closed by hand while parts of it were unsettled.
+fn unfinished_epoch(tx: &Transaction<'_>, topic: &TopicName) -> rusqlite::Result<Option<Epoch>> {
+    tx.prepare_cached(
+        "SELECT epoch FROM homing_topic t WHERE topic = ?1 AND (closed_at_ms IS NULL OR EXISTS \
+         (SELECT 1 FROM homing_batch_lane l INDEXED BY homing_batch_lane_unsettled \
+          WHERE l.topic = t.topic AND l.epoch = t.epoch AND l.settled_at_ms IS NULL)) \
+         ORDER BY epoch LIMIT 1",
+    )?
+    .query_row([topic.as_str()], |row| row.get(0).map(Epoch))
+    .optional()
 }
 
 /// Holds the topic: its rows wait for a new epoch. A hold that is there stays as it is.
@@ -257,7 +259,8 @@ impl Ending<'_> {
         self.drop_empty_batches().during(CLOSE)?;
         self.tx
             .execute(
-                "UPDATE homing_topic SET closed_at_ms = ?3 WHERE topic = ?1 AND epoch = ?2",
+                "UPDATE homing_topic SET closed_at_ms = COALESCE(closed_at_ms, ?3) \
+                 WHERE topic = ?1 AND epoch = ?2",
                 params![name, epoch, now_ms],
             )
             .map(drop)

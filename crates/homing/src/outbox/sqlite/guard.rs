@@ -17,7 +17,7 @@ type FileId = (u64, u64);
 
 /// A connection with the identity of its files.
 #[derive(Debug)]
-pub(super) struct Guarded {
+pub(crate) struct Guarded {
     connection: Connection,
     path: PathBuf,
     database: Option<FileId>,
@@ -43,7 +43,7 @@ impl Guarded {
     ///
     /// # Errors
     /// [`OutboxError::Replaced`] when they are not; the connection must not write any more.
-    pub(super) fn check(&self) -> Result<(), OutboxError> {
+    pub(crate) fn check(&self) -> Result<(), OutboxError> {
         let replaced = |what| Err(OutboxError::Replaced { path: self.path.clone(), what });
         if let Some(opened) = self.database {
             match file_id(&self.path) {

@@ -20,8 +20,8 @@ ALTER TABLE homing_batch ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE homing_batch ADD COLUMN unsettled_parts INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE homing_batch_lane ADD COLUMN settled_at_ms INTEGER;
 ALTER TABLE homing_batch_lane ADD COLUMN rows_gone INTEGER NOT NULL DEFAULT 0;
-DROP INDEX homing_batch_span;
-DROP TRIGGER homing_outbox_insert;
+DROP INDEX IF EXISTS homing_batch_span;
+DROP TRIGGER IF EXISTS homing_outbox_insert;
 ";
 
 const CONTENT: &str = "
@@ -60,7 +60,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Ou
     {
         return Err(OutboxError::InUse { path: path.to_owned(), found, owner: holder.owner.name });
     }
-    for script in [COLUMNS, NEW_TABLES, CONTENT, CHECKS, INDEXES] {
+    for script in [COLUMNS, NEW_TABLES, super::audit::TABLES, CONTENT, CHECKS, INDEXES] {
         tx.execute_batch(script).during(operation)?;
     }
     renumber_the_last_id(&tx).during(operation)?;

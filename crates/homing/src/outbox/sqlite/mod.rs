@@ -32,7 +32,7 @@ pub use store::SqliteStore;
 use super::error::{During, OutboxError};
 use super::identity::Instance;
 use super::signals::Signals;
-use guard::Guarded;
+pub(crate) use guard::Guarded;
 use homing_core::StreamName;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use std::path::{Path, PathBuf};
@@ -147,7 +147,7 @@ impl SqliteOutbox {
     }
 
     /// A connection that notices when its files are removed or replaced.
-    fn connect_guarded(&self) -> Result<Guarded, OutboxError> {
+    pub(crate) fn connect_guarded(&self) -> Result<Guarded, OutboxError> {
         Guarded::open(&self.inner.path)
     }
 
