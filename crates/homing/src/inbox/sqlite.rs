@@ -36,7 +36,7 @@
 //! epoch 0, and offset + 1.
 
 use super::entry::InboxEntry;
-use super::sqlite_ids::{self as ids, LaneRow};
+use super::sqlite_ids::{self as ids, Id, LaneRow};
 use super::sqlite_numbers::{self as numbers, Lane};
 use crate::error::Retry;
 use crate::kafka::record::Record;
@@ -215,18 +215,20 @@ impl Inbox {
                 return Ok(Applied::Already);
             }
         }
-        if ids::is_known(tx, group, id)? {
+        if ids::add(tx, (group, entry), id, now_ms())? == Id::Known {
             return Ok(Applied::Already);
         }
-        let lane = ids::lane(tx, group, entry)?;
-        let seq = i64::try_from(entry.seq.0).map_err(|_| InboxError::OutOfRange { seq: entry.seq })?;
-        if by_number == Applied::Already {
-            // Remembered by its number alone, or its id is older than what is kept.
-            let Some(other) = ids::of_number(tx, lane, seq)? else { return Ok(Applied::Already) };
-            name_fork(entry, (other, id));
+        if by_number == Applied::First {
+            return Ok(Applied::First);
         }
-        ids::remember(tx, (lane, seq), id, now_ms())?;
-        Ok(Applied::First)
+        match ids::other_of_number(tx, (group, entry), id)? {
+            // Remembered by its number alone, or its id was older than what is kept.
+            None => Ok(Applied::Already),
+            Some(other) => {
+                name_fork(entry, (other, id));
+                Ok(Applied::First)
+            }
+        }
     }
 
     /// Joins ranges that touch, as rows written by others may; returns how many rows went away.

@@ -24,64 +24,85 @@ impl LaneRow {
     }
 }
 
-/// The row of the entry's lane, made when there is none.
-pub(super) fn lane(tx: &Transaction<'_>, group: &str, entry: &InboxEntry<'_>) -> Result<LaneRow, InboxError> {
-    let key = params![group, entry.stream, entry.epoch.0, entry.topic, entry.partition.0];
-    let found = tx
+/// Whether a message's id was new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Id {
+    /// It is remembered now, under the entry's number.
+    New,
+    /// The group has applied the message, under whatever number.
+    Known,
+}
+
+/// Remembers the message under its number unless the group knows it, and forgets a few ids that
+/// are older than what is kept.
+pub(super) fn add(
+    tx: &Transaction<'_>,
+    (group, entry): (&str, &InboxEntry<'_>),
+    id: Uuid,
+    now_ms: i64,
+) -> Result<Id, InboxError> {
+    let seq = i64::try_from(entry.seq.0).map_err(|_| InboxError::OutOfRange { seq: entry.seq })?;
+    let lane_key = params![group, entry.stream, entry.epoch.0, entry.topic, entry.partition.0];
+    // The usual way is one statement; a lane's first message finds no lane to stand in.
+    let insert = || -> Result<bool, InboxError> {
+        let mut statement = tx.prepare_cached(
+            "INSERT INTO homing_inbox_message (lane, seq, message_id, applied_at_ms) \
+             SELECT lane, ?6, ?7, ?8 FROM homing_inbox_lane WHERE consumer_group = ?1 AND stream = ?2 \
+             AND epoch = ?3 AND topic = ?4 AND partition = ?5 \
+             AND NOT EXISTS (SELECT 1 FROM homing_inbox_message JOIN homing_inbox_lane USING (lane) \
+                             WHERE message_id = ?7 AND consumer_group = ?1)",
+        )?;
+        let (stream, epoch, topic, partition) = (entry.stream, entry.epoch.0, entry.topic, entry.partition.0);
+        let added =
+            statement.execute(params![group, stream, epoch, topic, partition, seq, id.as_bytes(), now_ms])?;
+        Ok(added > 0)
+    };
+    let mut added = insert()?;
+    if !added {
+        let made = tx
+            .prepare_cached(
+                "INSERT OR IGNORE INTO homing_inbox_lane (consumer_group, stream, epoch, topic, partition) \
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(lane_key)?;
+        added = made > 0 && insert()?;
+    }
+    if added && seq % TIDY_EVERY == 0 {
+        let own = lane(tx, group, entry)?;
+        forget(tx, own, now_ms, TIDY_ROWS)?;
+        if let Some(oldest) = oldest_lane(tx)?.filter(|oldest| *oldest != own) {
+            forget(tx, oldest, now_ms, TIDY_ROWS)?;
+        }
+    }
+    Ok(if added { Id::New } else { Id::Known })
+}
+
+fn lane(tx: &Transaction<'_>, group: &str, entry: &InboxEntry<'_>) -> Result<LaneRow, InboxError> {
+    Ok(tx
         .prepare_cached(
             "SELECT lane FROM homing_inbox_lane WHERE consumer_group = ?1 AND stream = ?2 AND epoch = ?3 \
              AND topic = ?4 AND partition = ?5",
         )?
-        .query_row(key, |row| row.get(0))
-        .optional()?;
-    if let Some(lane) = found {
-        return Ok(LaneRow(lane));
-    }
-    tx.prepare_cached(
-        "INSERT INTO homing_inbox_lane (consumer_group, stream, epoch, topic, partition) \
-         VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute(key)?;
-    Ok(LaneRow(tx.last_insert_rowid()))
+        .query_row(params![group, entry.stream, entry.epoch.0, entry.topic, entry.partition.0], |row| {
+            row.get(0)
+        })
+        .map(LaneRow)?)
 }
 
-/// Whether the group has applied the message, under whatever number.
-pub(super) fn is_known(tx: &Transaction<'_>, group: &str, id: Uuid) -> Result<bool, InboxError> {
-    Ok(tx
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM homing_inbox_message JOIN homing_inbox_lane USING (lane) \
-             WHERE message_id = ?1 AND consumer_group = ?2)",
-        )?
-        .query_row(params![id.as_bytes(), group], |row| row.get(0))?)
-}
-
-/// A message that was applied under this number, if its id is still kept.
-pub(super) fn of_number(tx: &Transaction<'_>, lane: LaneRow, seq: i64) -> Result<Option<Uuid>, InboxError> {
+/// Another message that was applied under this number, if its id is still kept.
+pub(super) fn other_of_number(
+    tx: &Transaction<'_>,
+    (group, entry): (&str, &InboxEntry<'_>),
+    id: Uuid,
+) -> Result<Option<Uuid>, InboxError> {
+    let seq = i64::try_from(entry.seq.0).map_err(|_| InboxError::OutOfRange { seq: entry.seq })?;
     let found: Option<[u8; 16]> = tx
-        .prepare_cached("SELECT message_id FROM homing_inbox_message WHERE lane = ?1 AND seq = ?2 LIMIT 1")?
-        .query_row([lane.0, seq], |row| row.get(0))
+        .prepare_cached(
+            "SELECT message_id FROM homing_inbox_message WHERE lane = ?1 AND seq = ?2 AND message_id <> ?3 LIMIT 1",
+        )?
+        .query_row(params![lane(tx, group, entry)?.0, seq, id.as_bytes()], |row| row.get(0))
         .optional()?;
     Ok(found.map(Uuid::from_bytes))
-}
-
-/// Remembers the message under its number, and forgets a few that are older than what is kept.
-pub(super) fn remember(
-    tx: &Transaction<'_>,
-    (lane, seq): (LaneRow, i64),
-    id: Uuid,
-    now_ms: i64,
-) -> Result<(), InboxError> {
-    tx.prepare_cached(
-        "INSERT INTO homing_inbox_message (lane, seq, message_id, applied_at_ms) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![lane.0, seq, id.as_bytes(), now_ms])?;
-    if seq % TIDY_EVERY == 0 {
-        forget(tx, lane, now_ms, TIDY_ROWS)?;
-        if let Some(oldest) = oldest_lane(tx)?.filter(|oldest| *oldest != lane) {
-            forget(tx, oldest, now_ms, TIDY_ROWS)?;
-        }
-    }
-    Ok(())
 }
 
 /// The lane that was begun first among those with ids: a closed epoch's, sooner or later.
