@@ -242,16 +242,33 @@ impl LaneDetector {
     ///
     /// A gap that was widened after it was returned is returned again.
     pub fn confirm(&mut self, now_ms: i64, grace_ms: u64) -> Vec<ConfirmedGap> {
+        self.confirm_through(Seq(u64::MAX), now_ms, grace_ms)
+    }
+
+    /// As [`confirm`](Self::confirm), but only what is missing up to `last`: what is above may
+    /// still be sent. A gap on both sides of it becomes two.
+    pub fn confirm_through(&mut self, last: Seq, now_ms: i64, grace_ms: u64) -> Vec<ConfirmedGap> {
         let over =
             |since_ms: i64| now_ms.saturating_sub(since_ms) >= i64::try_from(grace_ms).unwrap_or(i64::MAX);
         let mut unused = Vec::new();
-        while let Some(expected) = self.expected.front().copied().filter(|expected| over(expected.since_ms)) {
+        while let Some(expected) =
+            self.expected.front().copied().filter(|expected| expected.to <= last.0 && over(expected.since_ms))
+        {
             self.expected.pop_front();
             if expected.to > self.high {
                 self.open_through(expected.to, expected.since_ms, &mut unused);
             }
         }
-        let ripe = self.gaps.iter_mut().filter(|gap| gap.state == GapState::Suspect && over(gap.since_ms));
+        let astride = |gap: &Gap| gap.from <= last.0 && gap.to > last.0 && gap.state == GapState::Suspect;
+        if let Some(at) = self.gaps.iter().position(|gap| astride(gap) && over(gap.since_ms)) {
+            let above = Gap { from: last.0 + 1, ..self.gaps[at] };
+            self.gaps[at].to = last.0;
+            self.gaps.insert(at + 1, above);
+        }
+        let ripe = self
+            .gaps
+            .iter_mut()
+            .filter(|gap| gap.state == GapState::Suspect && gap.to <= last.0 && over(gap.since_ms));
         ripe.map(|gap| {
             gap.state = GapState::Confirmed;
             let Gap { from, to, since_ms, precision, .. } = *gap;

@@ -65,6 +65,8 @@ pub(crate) struct TopicSettings {
     pub message_bytes_max: Option<usize>,
     /// `min.insync.replicas`.
     pub min_insync: Option<i32>,
+    /// Whether `cleanup.policy` names `compact`.
+    pub compacted: Option<bool>,
 }
 
 /// A client that asks and creates, and neither produces nor consumes.
@@ -239,6 +241,7 @@ impl Admin {
                         match native::text(ffi::rd_kafka_ConfigEntry_name(entry)).as_str() {
                             "max.message.bytes" => settings.message_bytes_max = value.parse().ok(),
                             "min.insync.replicas" => settings.min_insync = value.parse().ok(),
+                            "cleanup.policy" => settings.compacted = Some(value.contains("compact")),
                             _ => {}
                         }
                     }
