@@ -66,6 +66,31 @@ pub enum OutboxError {
         /// The version this code knows.
         known: i64,
     },
+    /// The tables must be brought to this version's layout, and a relay still works on them.
+    #[error(
+        "{path} has outbox schema version {found} and the relay {owner} works on it: stop that relay, \
+         then this version of Homing brings the tables to its own"
+    )]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+        /// The version in the file.
+        found: i64,
+        /// The relay.
+        owner: String,
+    },
+    /// The database file or its write-ahead log is not the one that was opened; nothing is written any more.
+    #[error(
+        "{path} {what} while Homing had it open: rows written there since are not seen by this process, \
+         and what it had not sent yet may be gone; nothing more is written. Put the file back if you still \
+         have it, then start again"
+    )]
+    Replaced {
+        /// Where the database was opened.
+        path: PathBuf,
+        /// What happened to it.
+        what: &'static str,
+    },
     /// Another relay owns the outbox now; nothing was written.
     #[error("{operation}: another relay owns this outbox now (token {token} is no longer the current one)")]
     Fenced {

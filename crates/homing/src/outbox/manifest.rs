@@ -1,6 +1,5 @@
 //! What a manifest says and what settles it: batches, lanes, seqs, and the proof of their delivery.
 
-use super::offset_runs::{Delivered, OffsetRuns};
 use homing_core::{Epoch, Offset, Partition, PartitionCount, Seq, TopicName};
 use std::fmt;
 
@@ -32,7 +31,7 @@ pub struct Span {
     /// The highest id.
     pub to: RowId,
     /// What else the store needs to read the same rows again (Postgres: the two
-    /// snapshots); `None` when the ids say all.
+    /// snapshots; rows that were held); `None` when the ids say all. Opaque to everybody else.
     pub detail: Option<String>,
 }
 
@@ -47,6 +46,23 @@ pub struct TopicEpoch {
     pub topic_id: [u8; 16],
     /// How many partitions keys are spread over in this epoch.
     pub partitions: PartitionCount,
+}
+
+/// One lane of one outbox: the unit of numbering and of order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneKey {
+    /// The topic.
+    pub topic: TopicName,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The partition.
+    pub partition: Partition,
+}
+
+impl fmt::Display for LaneKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}] epoch {}", self.topic, self.partition, self.epoch)
+    }
 }
 
 /// Where one lane's numbering stands.
@@ -69,6 +85,20 @@ pub struct LaneState {
     pub verified: u64,
 }
 
+impl LaneState {
+    /// Which lane this is.
+    #[must_use]
+    pub fn lane(&self) -> LaneKey {
+        LaneKey { topic: self.topic.clone(), epoch: self.epoch, partition: self.partition }
+    }
+
+    /// Whether some of its seqs are numbered and not settled.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.settled + 1 < self.next_seq.0
+    }
+}
+
 /// One lane's share of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LanePart {
@@ -86,6 +116,20 @@ pub struct LanePart {
     pub takes_null_keys: bool,
 }
 
+impl LanePart {
+    /// Which lane it is of.
+    #[must_use]
+    pub fn lane(&self) -> LaneKey {
+        LaneKey { topic: self.topic.clone(), epoch: self.epoch, partition: self.partition }
+    }
+
+    /// The seq of the lane's last row in the batch.
+    #[must_use]
+    pub fn last_seq(&self) -> Seq {
+        Seq(self.first_seq.0 + u64::from(self.rows) - 1)
+    }
+}
+
 /// The durable list "these rows are these seqs".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -95,8 +139,33 @@ pub struct Manifest {
     pub span: Span,
     /// How many rows it numbers.
     pub rows: u32,
-    /// The seqs, lane by lane.
+    /// Bytes of its rows, for the limits of whoever handles them.
+    pub bytes: u64,
+    /// The seqs, lane by lane. Read again later, it lacks the parts whose rows are pruned or
+    /// were numbered anew.
     pub lanes: Vec<LanePart>,
+}
+
+impl Manifest {
+    /// The same batch with these of its lanes only; a store reads no rows of others for it.
+    ///
+    /// # Panics
+    /// When a place is not one of [`lanes`](Self::lanes).
+    #[must_use]
+    pub fn only(&self, places: &[usize]) -> Self {
+        let lanes: Vec<_> = places.iter().map(|place| self.lanes[*place].clone()).collect();
+        let rows = lanes.iter().map(|part| part.rows).sum();
+        Self { batch: self.batch, span: self.span.clone(), rows, bytes: self.bytes, lanes }
+    }
+}
+
+/// A batch of which some lanes' shares are not settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsettledBatch {
+    /// The batch.
+    pub manifest: Manifest,
+    /// The places in [`Manifest::lanes`] of the parts that are not settled, rising.
+    pub unsettled: Vec<usize>,
 }
 
 /// Why a row is set aside.
@@ -120,6 +189,10 @@ pub enum RejectCode {
     MessageId,
     /// The broker refused this very record.
     Refused,
+    /// A person closed its topic.
+    TopicClosed,
+    /// A person discarded what its topic held back.
+    Discarded,
 }
 
 impl RejectCode {
@@ -136,6 +209,8 @@ impl RejectCode {
             Self::Key => "key",
             Self::MessageId => "message_id",
             Self::Refused => "refused",
+            Self::TopicClosed => "topic_closed",
+            Self::Discarded => "discarded",
         }
     }
 }
@@ -172,87 +247,4 @@ pub struct Voided {
     pub partition: Partition,
     /// The seq it had.
     pub seq: Seq,
-}
-
-/// The proof that each record of one lane of a batch is at its offset, or void.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaneDelivery {
-    part: LanePart,
-    runs: OffsetRuns,
-}
-
-impl LaneDelivery {
-    /// Takes the fates of the lane's records in seq order.
-    ///
-    /// # Panics
-    /// When there are not as many fates as the manifest has rows for the lane:
-    /// settling such a batch would mark a row sent that nobody acknowledged.
-    #[must_use]
-    pub fn new(part: LanePart, fates: impl IntoIterator<Item = Delivered>) -> Self {
-        let runs: OffsetRuns = fates.into_iter().collect();
-        assert_eq!(runs.len(), part.rows, "every record of a lane needs its delivery");
-        Self { part, runs }
-    }
-
-    /// The lane's share of the batch.
-    #[must_use]
-    pub fn part(&self) -> &LanePart {
-        &self.part
-    }
-
-    /// Where the records are.
-    #[must_use]
-    pub fn runs(&self) -> &OffsetRuns {
-        &self.runs
-    }
-}
-
-/// The proof that a whole batch is delivered; the only thing that can settle it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settlement {
-    batch: BatchId,
-    lanes: Vec<LaneDelivery>,
-    voided: Vec<Voided>,
-}
-
-impl Settlement {
-    /// Puts the lanes' deliveries of one manifest together.
-    ///
-    /// # Panics
-    /// When the lanes are not those of the manifest, or the voids not those of
-    /// the deliveries: the settlement would not be a proof.
-    #[must_use]
-    pub fn new(manifest: &Manifest, lanes: Vec<LaneDelivery>, voided: Vec<Voided>) -> Self {
-        assert!(
-            lanes.len() == manifest.lanes.len()
-                && lanes.iter().zip(&manifest.lanes).all(|(delivery, part)| delivery.part() == part),
-            "batch {} is settled by its own manifest's lanes",
-            manifest.batch
-        );
-        let voids: usize = lanes
-            .iter()
-            .flat_map(|lane| (0..lane.part.rows).map(|index| lane.runs.get(index)))
-            .filter(|fate| *fate == Some(Delivered::Void))
-            .count();
-        assert_eq!(voids, voided.len(), "batch {}: each voided seq has its reason", manifest.batch);
-        Self { batch: manifest.batch, lanes, voided }
-    }
-
-    /// The batch.
-    #[must_use]
-    pub fn batch(&self) -> BatchId {
-        self.batch
-    }
-
-    /// The lanes' deliveries, in the manifest's order.
-    #[must_use]
-    pub fn lanes(&self) -> &[LaneDelivery] {
-        &self.lanes
-    }
-
-    /// The seqs that are void, with their rows.
-    #[must_use]
-    pub fn voided(&self) -> &[Voided] {
-        &self.voided
-    }
 }

@@ -16,21 +16,24 @@
 
 pub mod error;
 pub mod headers;
+mod holds;
 mod identity;
 mod manifest;
 pub mod numbering;
 pub mod offset_runs;
 pub mod report;
 pub mod rows;
+mod settlement;
 pub mod signals;
 pub mod sqlite;
 pub mod store;
+mod upkeep;
 
 pub use error::{MessageError, OutboxError};
 pub use identity::Instance;
-pub use report::{BatchFates, DeadLetter, Fate, LaneStats, OutboxStats, Receipt, RelayStats, TopicWarning};
+pub use report::{DeadLetter, Fate, HeldStats, LaneStats, OutboxStats, Receipt, RelayStats, TopicWarning};
 pub use sqlite::SqliteOutbox;
-pub use store::{BatchId, RejectCode, RowId, Store};
+pub use store::{BatchId, LaneKey, RejectCode, RowId, Store};
 
 use homing_core::Message;
 use std::borrow::Borrow;

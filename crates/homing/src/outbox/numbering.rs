@@ -76,9 +76,11 @@ pub fn number(
 }
 
 /// One topic's lanes within a manifest, by partition.
-struct TopicLanes {
-    partitions: PartitionCount,
-    null_keys: Partition,
+#[derive(Debug)]
+pub(crate) struct TopicLanes {
+    pub partitions: PartitionCount,
+    /// Where its rows without a key go; -1 when none of its lanes takes them.
+    pub null_keys: Partition,
     by_partition: HashMap<i32, u32>,
     dense: Vec<u32>,
 }
@@ -86,7 +88,7 @@ struct TopicLanes {
 const NO_LANE: u32 = u32::MAX;
 
 impl TopicLanes {
-    fn of(
+    pub fn of(
         topic: &TopicName,
         manifest: &Manifest,
         partitions: &impl Fn(&LanePart) -> Option<PartitionCount>,
@@ -120,7 +122,8 @@ impl TopicLanes {
         Ok(lanes)
     }
 
-    fn lane(&self, partition: Partition) -> Option<u32> {
+    /// The place in the manifest of the lane of `partition`.
+    pub fn lane(&self, partition: Partition) -> Option<u32> {
         let lane = if self.dense.is_empty() {
             self.by_partition.get(&partition.0).copied()
         } else {

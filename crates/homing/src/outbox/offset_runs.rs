@@ -24,21 +24,50 @@ impl FromIterator<Delivered> for OffsetRuns {
     fn from_iter<I: IntoIterator<Item = Delivered>>(fates: I) -> Self {
         let mut all = Self::default();
         for fate in fates {
-            let last = all.runs.last_mut();
-            match (fate, last) {
-                (Delivered::Void, Some((n, None))) => *n += 1,
-                (Delivered::At(offset), Some((n, Some(first)))) if offset.0 == first.0 + i64::from(*n) => {
-                    *n += 1;
-                }
-                (Delivered::Void, _) => all.runs.push((1, None)),
-                (Delivered::At(offset), _) => all.runs.push((1, Some(offset))),
-            }
+            all.push(1, fate);
         }
         all
     }
 }
 
 impl OffsetRuns {
+    /// Adds `n` records: voids, or records at offsets that rise by one from that of `fate`.
+    pub fn push(&mut self, n: u32, fate: Delivered) {
+        if n == 0 {
+            return;
+        }
+        match (fate, self.runs.last_mut()) {
+            (Delivered::Void, Some((before, None))) => *before += n,
+            (Delivered::At(offset), Some((before, Some(first))))
+                if offset.0 == first.0 + i64::from(*before) =>
+            {
+                *before += n;
+            }
+            (Delivered::Void, _) => self.runs.push((n, None)),
+            (Delivered::At(offset), _) => self.runs.push((n, Some(offset))),
+        }
+    }
+
+    /// The places of the voids, counted from the lane's first seq of the batch, rising.
+    pub fn voids(&self) -> impl Iterator<Item = u32> {
+        let mut before = 0;
+        self.runs.iter().flat_map(move |(n, first)| {
+            let start = before;
+            before += n;
+            if first.is_none() { start..before } else { 0..0 }
+        })
+    }
+
+    /// All fates in seq order.
+    pub fn iter(&self) -> impl Iterator<Item = Delivered> {
+        self.runs.iter().flat_map(|(n, first)| {
+            (0..*n).map(move |i| match first {
+                None => Delivered::Void,
+                Some(first) => Delivered::At(Offset(first.0 + i64::from(i))),
+            })
+        })
+    }
+
     /// The fate of the record at `index`, counted from the lane's first seq of the batch.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<Delivered> {
@@ -144,6 +173,9 @@ mod tests {
                 prop_assert_eq!(runs.get(i as u32), Some(*fate));
             }
             prop_assert_eq!(runs.get(fates.len() as u32), None);
+            prop_assert_eq!(runs.iter().collect::<Vec<_>>(), fates.clone());
+            let voids: Vec<u32> = (0..).zip(&fates).filter(|(_, f)| **f == Delivered::Void).map(|(i, _)| i).collect();
+            prop_assert_eq!(runs.voids().collect::<Vec<_>>(), voids);
             let end = fates.iter().filter_map(|f| match f { Delivered::At(o) => Some(o.next()), Delivered::Void => None }).max();
             prop_assert_eq!(runs.end(), end);
         }

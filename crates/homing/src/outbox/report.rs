@@ -1,6 +1,6 @@
 //! What an outbox tells about itself: receipts, numbers, dead letters.
 
-use super::store::{BatchId, RowId};
+use super::store::RowId;
 use homing_core::{Epoch, Offset, Partition, Seq, StreamName, TopicName};
 use uuid::Uuid;
 
@@ -56,6 +56,33 @@ pub struct LaneStats {
     pub verified: u64,
     /// The offset after the last settled record.
     pub next_offset: Offset,
+    /// All seqs up to this one were let go by a person though they were not read back; 0 when none was.
+    pub accepted: u64,
+}
+
+impl LaneStats {
+    /// All seqs up to this one are verified or accepted: their rows need not be kept.
+    #[must_use]
+    pub fn clear(&self) -> u64 {
+        self.verified.max(self.accepted)
+    }
+}
+
+/// A topic whose rows wait unnumbered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldStats {
+    /// The topic.
+    pub topic: TopicName,
+    /// How many of its rows wait.
+    pub rows: u64,
+    /// Age of the oldest of them, in milliseconds; `None` when none waits.
+    pub oldest_age_ms: Option<u64>,
+    /// The finding's code.
+    pub code: String,
+    /// Why, for people.
+    pub reason: String,
+    /// Since when it is held, in milliseconds since 1970.
+    pub since_ms: i64,
 }
 
 /// Who relays, and what keeps it waiting.
@@ -109,7 +136,7 @@ pub struct OutboxStats {
     pub cluster_id: Option<String>,
     /// Rows in the table, sent ones that are not pruned yet included.
     pub rows: u64,
-    /// Rows that are in no manifest yet.
+    /// Rows that are in no manifest yet, held ones included.
     pub unclaimed: u64,
     /// Rows that are in a manifest and not settled.
     pub unsettled: u64,
@@ -127,6 +154,8 @@ pub struct OutboxStats {
     pub warnings: Vec<TopicWarning>,
     /// Each lane's numbers, by topic, epoch and partition.
     pub lanes: Vec<LaneStats>,
+    /// Topics whose rows are held back, by name.
+    pub held: Vec<HeldStats>,
     /// The relay; `None` when none ever ran.
     pub relay: Option<RelayStats>,
 }
@@ -160,13 +189,4 @@ pub struct DeadLetter {
     pub voided: Option<(Epoch, Partition, Seq)>,
     /// The row it became when it was redriven.
     pub redriven_as: Option<RowId>,
-}
-
-/// The fates of one batch's rows, in row order.
-#[derive(Debug, Clone)]
-pub struct BatchFates {
-    /// The batch.
-    pub batch: BatchId,
-    /// Each row's fate.
-    pub rows: Vec<(RowId, Fate)>,
 }

@@ -215,7 +215,7 @@ impl RowBuf {
         self.slots.is_empty()
     }
 
-    /// Bytes held by the good rows.
+    /// Bytes that were taken in for good rows.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.arena.len()
@@ -248,6 +248,33 @@ impl RowBuf {
     /// The good rows in id order.
     pub fn iter(&self) -> impl Iterator<Item = RowRef<'_>> {
         (0..self.len()).map(|index| self.get(index))
+    }
+
+    /// Leaves out the good rows of topics that `keep` says no to, without a fault: they are dealt
+    /// with elsewhere. [`ends`](Self::ends) stay; returns how many rows went.
+    pub fn retain_topics(&mut self, mut keep: impl FnMut(&TopicName) -> bool) -> usize {
+        let before = self.slots.len();
+        let kept: Vec<bool> = self.topics.iter().map(&mut keep).collect();
+        if kept.iter().all(|kept| *kept) {
+            return 0;
+        }
+        let mut place = 0;
+        let places: Vec<u32> = kept
+            .iter()
+            .map(|kept| {
+                let this = place;
+                place += u32::from(*kept);
+                this
+            })
+            .collect();
+        self.slots.retain_mut(|slot| {
+            let at = slot.topic as usize;
+            slot.topic = places[at];
+            kept[at]
+        });
+        let mut verdicts = kept.iter();
+        self.topics.retain(|_| *verdicts.next().expect("a verdict for each topic"));
+        before - self.slots.len()
     }
 
     /// Drops good rows for which `reject` gives a reason; they become faults.
@@ -314,8 +341,23 @@ mod tests {
                 (6, RejectCode::Key),
             ]
         );
+        assert_eq!(buf.retain_topics(|topic| topic.as_str() == "t"), 0);
         buf.reject_where(|row| (row.id == RowId(1)).then(|| (RejectCode::TooLarge, "big".into())));
         assert_eq!(buf.get(0).id, RowId(7));
         assert_eq!(buf.faults().len(), 6);
+    }
+
+    #[test]
+    fn rows_of_a_held_topic_are_left_out_without_a_fault() {
+        let mut buf = RowBuf::default();
+        for (id, topic) in [(1, "a"), (2, "b"), (3, "a"), (4, "c"), (5, "b")] {
+            buf.push(Instance([3; 16]), &RawRow { topic: Cell::Bytes(topic.as_bytes()), ..raw(id) });
+        }
+        assert_eq!(buf.retain_topics(|topic| topic.as_str() != "a"), 2);
+        let left: Vec<_> = buf.iter().map(|row| (row.id.0, buf.topics()[row.topic].as_str())).collect();
+        assert_eq!(left, [(2, "b"), (4, "c"), (5, "b")]);
+        assert_eq!((buf.ends(), buf.faults().len()), (Some((RowId(1), RowId(5))), 0));
+        assert_eq!(buf.retain_topics(|_| false), 3);
+        assert!(buf.is_empty() && buf.topics().is_empty());
     }
 }

@@ -10,12 +10,17 @@
 //! [`OutboxError::Fenced`] when the store knows a later one.
 
 use super::error::OutboxError;
+pub use super::holds::{
+    Claimed, Close, CloseTopic, Closed, Held, Hold, LaneOutlook, TopicAction, TopicOrder, TopicOutlook,
+};
 pub use super::manifest::{
-    BatchId, LaneDelivery, LanePart, LaneState, Manifest, RejectCode, Rejected, RowId, Settlement, Span,
-    TopicEpoch, Voided,
+    BatchId, LaneKey, LanePart, LaneState, Manifest, RejectCode, Rejected, RowId, Span, TopicEpoch,
+    UnsettledBatch, Voided,
 };
 use super::rows::RowBuf;
+pub use super::settlement::LaneSettlement;
 use super::signals::Signals;
+pub use super::upkeep::{Acceptance, PruneBlocker, PruneLimits, Pruned};
 use homing_core::{
     Epoch, FencingToken, LeaseDecision, LeaseState, Offset, Partition, Seq, StreamName, TopicName,
 };
@@ -42,17 +47,19 @@ pub struct Holder {
     pub lease: LeaseState,
 }
 
-/// One transaction of the relay: settles finished batches and writes the next manifest.
+/// One transaction of the relay: settles lanes' shares of batches and writes the next manifest.
 #[derive(Debug, Default)]
 pub struct Commit<'a> {
-    /// Batches to settle, oldest first.
-    pub settle: &'a [Settlement],
-    /// The next batch, if there is one.
+    /// Parts to settle: of any batches, in any order between lanes; within a lane in seq order.
+    pub settle: &'a [LaneSettlement],
+    /// The next batch, if there is one; it goes with `claimed`.
     pub manifest: Option<&'a Manifest>,
     /// Rows to set aside unnumbered.
     pub reject: &'a [Rejected],
-    /// All rows up to here are dealt with by this manifest and these rejections.
-    pub claimed_through: Option<RowId>,
+    /// Topics whose rows are held unnumbered from now on; one that is held already stays as it is.
+    pub hold: &'a [Hold],
+    /// Which rows are dealt with by this commit's manifest, rejections and holds.
+    pub claimed: Option<Claimed>,
     /// The time now, in milliseconds since 1970.
     pub now_ms: i64,
     /// Until when the lease is renewed by the way.
@@ -74,8 +81,8 @@ pub struct Standing {
     pub closed: Vec<TopicEpoch>,
     /// The lanes of the open epochs.
     pub lanes: Vec<LaneState>,
-    /// Batches with a manifest that are not settled, oldest first.
-    pub unsettled: Vec<Manifest>,
+    /// The topics that are held back.
+    pub held: Vec<Held>,
 }
 
 /// Seqs of one lane that the auditor wants sent again.
@@ -213,10 +220,11 @@ pub trait Store: Send {
 
     /// Opens a topic's epoch with a lane for each partition; `ends` are the
     /// partitions' end offsets. An earlier epoch still open is closed with it.
+    /// Epochs rise, and may jump.
     ///
     /// # Errors
     /// [`OutboxError::Inconsistent`] when the earlier epoch has unsettled
-    /// batches, or the epoch does not follow it.
+    /// parts, or the epoch is not above the last one.
     fn open_epoch(
         &mut self,
         token: FencingToken,
@@ -232,7 +240,45 @@ pub trait Store: Send {
     /// [`retry`](OutboxError::retry) says indeterminate.
     fn commit(&mut self, token: FencingToken, commit: &Commit<'_>) -> Result<(), OutboxError>;
 
-    /// Reads a batch's rows again, the same as at the first time.
+    /// Whether batch `batch` is there and was written under `token`: what became of a
+    /// [`commit`](Self::commit) whose answer was lost.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    fn batch_is_mine(&self, batch: BatchId, token: FencingToken) -> Result<bool, OutboxError>;
+
+    /// Batches above `after` that are not wholly settled, in batch order, at most `limit`.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    fn unsettled_batches(
+        &self,
+        after: Option<BatchId>,
+        limit: usize,
+    ) -> Result<Vec<UnsettledBatch>, OutboxError>;
+
+    /// Batches with an unsettled part of `lane` whose first seq is `from` or above, in seq order,
+    /// at most `limit`.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    fn unsettled_of_lane(
+        &self,
+        lane: &LaneKey,
+        from: Seq,
+        limit: usize,
+    ) -> Result<Vec<UnsettledBatch>, OutboxError>;
+
+    /// Remembers that a lane's partition was read up to these offsets and holds no unsettled
+    /// record of ours below; never moves back.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be written.
+    fn note_scanned(&mut self, token: FencingToken, scanned: &[(LaneKey, Offset)])
+    -> Result<(), OutboxError>;
+
+    /// Reads the rows of the manifest's lanes again, the same as at the first time: all of a
+    /// batch, or the lanes of [`Manifest::only`].
     ///
     /// # Errors
     /// [`OutboxError::Inconsistent`] when rows are gone or changed in number.
@@ -243,6 +289,54 @@ pub trait Store: Send {
     /// # Errors
     /// [`OutboxError`] when the database cannot be opened.
     fn reader(&self, after: RowId) -> Result<Box<dyn RowReader>, OutboxError>;
+
+    /// A reader of the rows that `topic` holds unnumbered, in their order, re-planned ones
+    /// included; at its end it waits for what [`Claimed::Live`] passes by.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be opened.
+    fn held_reader(&self, topic: &TopicName) -> Result<Box<dyn RowReader>, OutboxError>;
+
+    /// Why a topic is held has changed.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be written.
+    fn update_hold(
+        &mut self,
+        token: FencingToken,
+        topic: &TopicName,
+        code: &str,
+        reason: &str,
+    ) -> Result<(), OutboxError>;
+
+    /// Orders about topics that wait for the relay, oldest first.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    fn topic_orders(&self) -> Result<Vec<TopicOrder>, OutboxError>;
+
+    /// Writes what came of an order.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be written.
+    fn topic_order_done(
+        &mut self,
+        token: FencingToken,
+        order: i64,
+        result: &str,
+        now_ms: i64,
+    ) -> Result<(), OutboxError>;
+
+    /// Takes one bounded step towards the end of a topic's open epoch; call it until it is done.
+    ///
+    /// Unsettled parts are settled as void; with [`Close::Replan`] their rows become held rows,
+    /// with [`Close::Void`] dead letters. At the end repairs of the epoch end, what of it was not
+    /// verified is accepted in the name of whoever ordered it, and the topic is held until an
+    /// epoch is opened and its held rows are claimed.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be written.
+    fn close_topic(&mut self, token: FencingToken, close: &CloseTopic<'_>) -> Result<Closed, OutboxError>;
 
     /// Notes why the relay waits (`None`: it no longer does), for other processes to see.
     ///
@@ -303,16 +397,18 @@ pub trait Store: Send {
         now_ms: i64,
     ) -> Result<(), OutboxError>;
 
-    /// Deletes rows and manifests of settled batches whose lanes are all
-    /// verified past them and that were settled before `settled_before_ms`,
-    /// oldest first, until `rows_max` rows or a batch more; returns how many rows went.
+    /// Deletes rows of settled parts that are verified or accepted and were settled before the
+    /// limits' time, with their manifests once nothing of a batch is left; also records about
+    /// rows long gone. A lane that is not verified holds back its own rows only.
     ///
     /// # Errors
     /// [`OutboxError`] when the database cannot be written.
-    fn prune(
-        &mut self,
-        token: FencingToken,
-        settled_before_ms: i64,
-        rows_max: u32,
-    ) -> Result<u64, OutboxError>;
+    fn prune(&mut self, token: FencingToken, limits: PruneLimits) -> Result<Pruned, OutboxError>;
+
+    /// Lanes with rows settled before `settled_before_ms` that stay because nobody has read their
+    /// records back, the oldest first.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    fn prune_blockers(&self, settled_before_ms: i64) -> Result<Vec<PruneBlocker>, OutboxError>;
 }

@@ -2,9 +2,9 @@
 
 use super::plan::Plan;
 use crate::outbox::numbering::Numbered;
-use crate::outbox::offset_runs::Delivered;
+use crate::outbox::offset_runs::{Delivered, OffsetRuns};
 use crate::outbox::rows::RowBuf;
-use crate::outbox::store::{LaneDelivery, Manifest, RejectCode, Rejected, Settlement, Voided};
+use crate::outbox::store::{LaneSettlement, Manifest, RejectCode, Rejected, Voided};
 use homing_core::Offset;
 use std::time::Instant;
 
@@ -106,24 +106,30 @@ impl Flight {
         self.voids.len()
     }
 
-    /// The proof that the batch is delivered.
+    /// The proofs that the batch is delivered, lane by lane in the manifest's order.
     ///
     /// # Panics
     /// When it is not: a row would be marked sent that nobody acknowledged.
-    pub fn settlement(&self) -> Settlement {
-        let mut lanes: Vec<Vec<Delivered>> =
-            self.manifest.lanes.iter().map(|part| Vec::with_capacity(part.rows as usize)).collect();
+    pub fn settlements(&self) -> Vec<LaneSettlement> {
+        let mut runs = vec![OffsetRuns::default(); self.manifest.lanes.len()];
         for (fate, numbered) in self.fates.iter().zip(&self.numbers) {
-            lanes[numbered.lane as usize].push(match fate {
-                RowFate::At(offset) => Delivered::At(*offset),
-                RowFate::Void => Delivered::Void,
-                fate => panic!("batch {} is not delivered: a row is {fate:?}", self.manifest.batch),
-            });
+            runs[numbered.lane as usize].push(
+                1,
+                match fate {
+                    RowFate::At(offset) => Delivered::At(*offset),
+                    RowFate::Void => Delivered::Void,
+                    fate => panic!("batch {} is not delivered: a row is {fate:?}", self.manifest.batch),
+                },
+            );
         }
-        let lanes = self.manifest.lanes.iter().cloned().zip(lanes);
-        let lanes = lanes.map(|(part, fates)| LaneDelivery::new(part, fates)).collect();
-        let voided = self.voids.iter().map(|(row, code, reason)| self.voided_row(*row, *code, reason));
-        Settlement::new(&self.manifest, lanes, voided.collect())
+        let mut voided = vec![Vec::new(); runs.len()];
+        for (row, code, reason) in &self.voids {
+            voided[self.numbers[*row].lane as usize].push(self.voided_row(*row, *code, reason));
+        }
+        let lanes = self.manifest.lanes.iter().cloned().zip(runs).zip(voided);
+        lanes
+            .map(|((part, runs), voided)| LaneSettlement::new(self.manifest.batch, part, runs, voided))
+            .collect()
     }
 
     fn voided_row(&self, row: usize, code: RejectCode, reason: &str) -> Voided {

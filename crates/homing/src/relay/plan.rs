@@ -64,7 +64,8 @@ pub(super) fn plan(batch: BatchId, span: Span, rows: &RowBuf, topics: &Topics) -
         part.takes_null_keys |= row.key.is_none();
     }
     let count = u32::try_from(rows.len()).expect("a batch is bounded by batch_rows_max");
-    Plan { manifest: Manifest { batch, span, rows: count, lanes }, numbers, places }
+    let bytes = rows.bytes() as u64;
+    Plan { manifest: Manifest { batch, span, rows: count, bytes, lanes }, numbers, places }
 }
 
 #[cfg(test)]

@@ -8,15 +8,12 @@ use super::status::Count;
 use crate::kafka::producer::{Refusal, Report};
 use crate::outbox::numbering::number;
 use crate::outbox::rows::RowBuf;
-use crate::outbox::store::{Manifest, RepairOrder, RepairState};
+use crate::outbox::store::{Manifest, PruneLimits, RepairOrder, RepairState};
 use homing_core::{Flags, Seq};
 use std::time::{Duration, Instant};
 
 /// How often the relay looks for orders, and deals out its share of rows.
 const EVERY: Duration = Duration::from_millis(100);
-
-/// Rows deleted in one transaction, which keeps other writers out meanwhile.
-const PRUNE_ROWS: u32 = 20_000;
 
 /// The order at work and the clocks of the side work.
 #[derive(Debug)]
@@ -78,11 +75,10 @@ impl Session<'_> {
         let pause = if self.repairs.prune_again { EVERY.min(prune.every) } else { prune.every };
         if self.repairs.pruned_at.elapsed() >= pause {
             self.repairs.pruned_at = Instant::now();
-            let keep = i64::try_from(prune.keep.as_millis()).unwrap_or(i64::MAX);
-            let before = now_ms().saturating_sub(keep);
-            let rows = self.ground.store.prune(self.ground.token, before, PRUNE_ROWS)?;
-            self.ground.status.add(Count::Pruned, rows);
-            self.repairs.prune_again = rows > 0;
+            let limits = PruneLimits::new(now_ms(), prune.keep);
+            let pruned = self.ground.store.prune(self.ground.token, limits)?;
+            self.ground.status.add(Count::Pruned, pruned.rows);
+            self.repairs.prune_again = pruned.more;
         }
         Ok(())
     }

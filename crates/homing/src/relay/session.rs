@@ -97,7 +97,8 @@ impl<'a> Session<'a> {
         let fingerprint = ground.kafka.fingerprint();
         let admin = Admin::open(ground.kafka, ground.options.request_timeout)?;
         let mut flights = VecDeque::new();
-        for manifest in standing.unsettled {
+        for batch in ground.store.unsettled_batches(None, usize::MAX)? {
+            let manifest = batch.manifest.only(&batch.unsettled);
             let mut rows = RowBuf::default();
             ground.store.read_batch(&manifest, &mut rows)?;
             let inconsistent = |what: String| {

@@ -6,7 +6,7 @@ use super::plan::plan;
 use super::reading::ReadBatch;
 use super::session::{Session, now_ms};
 use super::status::Count;
-use crate::outbox::store::{BatchId, Commit, Settlement};
+use crate::outbox::store::{BatchId, Claimed, Commit, LaneSettlement};
 
 impl Session<'_> {
     /// Settles the complete flights at the front and, in the same commit, claims `batch`.
@@ -28,7 +28,8 @@ impl Session<'_> {
             settle: &settle,
             manifest,
             reject: batch.as_ref().map_or(&[], |batch| batch.rows.faults()),
-            claimed_through: batch.as_ref().map(|batch| batch.span.to),
+            hold: &[],
+            claimed: batch.as_ref().map(|batch| Claimed::Live(batch.span.to)),
             now_ms: now_ms(),
             lease_until_ms: self.lease_until_ms(),
         };
@@ -57,19 +58,18 @@ impl Session<'_> {
     }
 
     /// The proofs of the complete flights at the front, as far as the cluster is beyond doubt.
-    fn settlements(&mut self) -> Result<Vec<Settlement>, Halt> {
+    fn settlements(&mut self) -> Result<Vec<LaneSettlement>, Halt> {
         let complete = self.flights.iter().take_while(|flight| flight.is_complete()).count();
         if complete == 0 {
             return Ok(Vec::new());
         }
-        let settle: Vec<_> = self.flights.iter().take(complete).map(Flight::settlement).collect();
-        for (flight, settlement) in self.flights.iter().zip(&settle) {
-            for (lane, (topic, at)) in settlement.lanes().iter().zip(&flight.places) {
-                let from = self.topics.list[*topic].lanes[*at].next_offset;
-                if lane.runs().first().is_some_and(|first| first < from) {
-                    // Offsets that go back: another log than the one settled before.
-                    self.pins.doubt();
-                }
+        let settle: Vec<_> = self.flights.iter().take(complete).flat_map(Flight::settlements).collect();
+        let places = self.flights.iter().take(complete).flat_map(|flight| &flight.places);
+        for (lane, (topic, at)) in settle.iter().zip(places) {
+            let from = self.topics.list[*topic].lanes[*at].next_offset;
+            if lane.runs().first().is_some_and(|first| first < from) {
+                // Offsets that go back: another log than the one settled before.
+                self.pins.doubt();
             }
         }
         if self.pins.in_doubt() {
@@ -78,14 +78,16 @@ impl Session<'_> {
         Ok(settle)
     }
 
-    fn after_settle(&mut self, settled: &[Settlement]) {
+    fn after_settle(&mut self, mut settled: &[LaneSettlement]) {
         if settled.is_empty() {
             return;
         }
-        for settlement in settled {
+        while !settled.is_empty() {
             let flight = self.flights.pop_front().expect("a settled flight was the first");
             self.first_flight = self.first_flight.wrapping_add(1);
-            for (lane, (topic, at)) in settlement.lanes().iter().zip(&flight.places) {
+            let (own, others) = settled.split_at(flight.places.len());
+            settled = others;
+            for (lane, (topic, at)) in own.iter().zip(&flight.places) {
                 let lane_now = &mut self.topics.list[*topic].lanes[*at];
                 lane_now.next_offset =
                     lane_now.next_offset.max(lane.runs().end().unwrap_or(lane_now.next_offset));

@@ -141,23 +141,28 @@ impl Watcher {
     }
 
     fn complete_decided(&self) -> Result<usize, OutboxError> {
-        let rows = self.watch.through(self.reader.decided_through()?);
+        // A row has its fate when its own lane is settled, whatever the others wait for.
+        let rows = self.watch.through(self.reader.claimed_through()?);
         if rows.is_empty() {
             return Ok(0);
         }
+        let decided = self.reader.decided_through()?;
+        let mut completed = 0;
         for (row, fate) in self.reader.fates(&rows)? {
             let Some(completion) = self.watch.take(row) else { continue };
+            completed += 1;
             completion.complete(match fate {
                 Fate::Delivered(receipt) => Ok(receipt),
                 Fate::DeadLetter { code, reason } => Err(SendError::DeadLetter { row, code, reason }),
             });
         }
         // Whatever is decided and has no fate any more was pruned.
-        for row in &rows {
+        for row in rows.iter().take_while(|row| **row <= decided) {
             if let Some(completion) = self.watch.take(*row) {
+                completed += 1;
                 completion.complete(Err(SendError::ReceiptGone { row: *row }));
             }
         }
-        Ok(rows.len())
+        Ok(completed)
     }
 }

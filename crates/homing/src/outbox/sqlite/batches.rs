@@ -1,92 +1,165 @@
-//! The relay's one transaction: settle finished batches, set rows aside, write the next manifest.
+//! The relay's one transaction: settle lanes' shares of batches, set rows aside, write the next manifest.
 
-use super::dead_letters;
-use super::ownership::{fenced, set_lease};
-use super::pins::{Epochs, parse_topic, topics};
+use super::ownership::{Fence, fenced, set_lease};
+use super::{dead_letters, holds};
 use crate::outbox::error::{During, OutboxError};
 use crate::outbox::identity::Instance;
-use crate::outbox::store::{
-    BatchId, Commit, LanePart, LaneState, Manifest, RowId, Settlement, Span, Standing,
-};
-use homing_core::{Epoch, FencingToken, Offset, Partition, Seq};
+use crate::outbox::offset_runs::OffsetRuns;
+use crate::outbox::store::{BatchId, Claimed, Commit, LanePart, LaneSettlement, Manifest, RowId};
+use homing_core::FencingToken;
 use rusqlite::{Connection, Transaction, params};
 
 pub(super) fn commit(
     connection: &mut Connection,
     instance: Instance,
-    token: FencingToken,
+    fence: &Fence,
     commit: &Commit<'_>,
 ) -> Result<(), OutboxError> {
     let operation = if commit.manifest.is_some() { "commit a manifest" } else { "settle" };
-    let tx = fenced(connection, token, operation)?;
-    for settlement in commit.settle {
-        settle(&tx, instance, settlement, commit.now_ms)?;
-    }
+    let tx = fenced(connection, fence, operation)?;
+    settle_all(&tx, instance, commit.settle, commit.now_ms)?;
     dead_letters::set_aside_unnumbered(&tx, instance, commit.reject, commit.now_ms)?;
-    if let Some(manifest) = commit.manifest {
-        write_manifest(&tx, token, manifest, commit.now_ms)?;
+    for hold in commit.hold {
+        holds::begin(&tx, hold).during(operation)?;
     }
-    if let Some(through) = commit.claimed_through {
-        let moved = tx
-            .prepare_cached("UPDATE homing_meta SET claimed_through = ?1 WHERE claimed_through < ?1")
-            .and_then(|mut statement| statement.execute([through.0]))
-            .during(operation)?;
-        if moved != 1 {
-            return inconsistent(operation, format!("rows up to {through} are claimed already"));
+    match &commit.claimed {
+        Some(Claimed::Live(through)) => claim_live(&tx, fence.token, commit, *through)?,
+        Some(Claimed::Held { topic, through, done }) => {
+            holds::claim(&tx, commit, holds::Share { topic, through: *through, done: *done })?;
+            if let Some(manifest) = commit.manifest {
+                write_manifest(&tx, fence.token, manifest, commit.now_ms)?;
+            }
         }
+        None if commit.manifest.is_some() => {
+            return inconsistent(operation, "a manifest without a word on which rows it claims".to_owned());
+        }
+        None => {}
     }
     set_lease(&tx, commit.lease_until_ms).during(operation)?;
     tx.commit().during(operation)
 }
 
-fn settle(
+/// New rows up to `through`: those of held topics are listed as held, the others are the manifest's.
+fn claim_live(
+    tx: &Transaction<'_>,
+    token: FencingToken,
+    commit: &Commit<'_>,
+    through: RowId,
+) -> Result<(), OutboxError> {
+    let operation = "claim rows";
+    let before: i64 = tx
+        .prepare_cached("SELECT claimed_through FROM homing_meta")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .during(operation)?;
+    if through.0 <= before {
+        return inconsistent(operation, format!("rows up to {through} are claimed already"));
+    }
+    let held = holds::take_in(tx, RowId(before), through)?;
+    let mut numbered = 0;
+    if let Some(manifest) = commit.manifest {
+        if manifest.span.from.0 <= before || manifest.span.to > through {
+            let what = format!("a batch from {} to {}", manifest.span.from, manifest.span.to);
+            return inconsistent(operation, format!("{what} is not within {before} to {through}"));
+        }
+        if let Some(topic) = held.topics.iter().find(|held| manifest.lanes.iter().any(|l| l.topic == **held))
+        {
+            return inconsistent(operation, format!("rows of {topic} are numbered though it is held"));
+        }
+        write_manifest(tx, token, manifest, commit.now_ms)?;
+        numbered = u64::from(manifest.rows);
+    }
+    tx.prepare_cached("UPDATE homing_meta SET claimed_through = ?1, kept_rows = kept_rows + ?2")
+        .and_then(|mut statement| statement.execute([through.0, (numbered + held.rows) as i64]))
+        .map(drop)
+        .during(operation)
+}
+
+fn settle_all(
     tx: &Transaction<'_>,
     instance: Instance,
-    settlement: &Settlement,
+    settlements: &[LaneSettlement],
+    now_ms: i64,
+) -> Result<(), OutboxError> {
+    let mut at = 0;
+    while let Some(first) = settlements.get(at) {
+        let batch = first.batch();
+        let mut parts = 0;
+        for settlement in settlements[at..].iter().take_while(|settlement| settlement.batch() == batch) {
+            settle_part(tx, batch, settlement.part(), settlement.runs(), now_ms)?;
+            dead_letters::set_aside_voided(tx, instance, settlement.voided(), now_ms)?;
+            parts += 1;
+        }
+        parts_settled(tx, batch, parts, now_ms)?;
+        at += parts;
+    }
+    Ok(())
+}
+
+/// Marks one lane's share of a batch settled; the batch is told by [`parts_settled`].
+pub(super) fn settle_part(
+    tx: &Transaction<'_>,
+    batch: BatchId,
+    part: &LanePart,
+    runs: &OffsetRuns,
     now_ms: i64,
 ) -> Result<(), OutboxError> {
     let operation = "settle";
-    let batch = settlement.batch();
+    let (topic, epoch, partition) = (part.topic.as_str(), part.epoch.0, part.partition.0);
+    let first_offset = runs.first().map(|offset| offset.0);
     let marked = tx
         .prepare_cached(
-            "UPDATE homing_batch SET settled_at_ms = ?2 WHERE batch_id = ?1 AND settled_at_ms IS NULL",
-        )
-        .and_then(|mut statement| statement.execute(params![batch.0, now_ms]))
-        .during(operation)?;
-    if marked != 1 {
-        return inconsistent(operation, format!("batch {batch} is no unsettled batch"));
-    }
-    for lane in settlement.lanes() {
-        let part = lane.part();
-        let last = part.first_seq.0 + u64::from(part.rows) - 1;
-        let (topic, epoch, partition) = (part.topic.as_str(), part.epoch.0, part.partition.0);
-        let first_offset = lane.runs().first().map(|offset| offset.0);
-        tx.prepare_cached(
-            "UPDATE homing_batch_lane SET first_offset = ?5, offsets = ?6 \
-             WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 AND first_seq = ?4",
+            "UPDATE homing_batch_lane SET settled_at_ms = ?7, first_offset = ?5, offsets = ?6 \
+             WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 AND first_seq = ?4 \
+             AND batch_id = ?8 AND row_count = ?9 AND settled_at_ms IS NULL",
         )
         .and_then(|mut statement| {
-            let runs = lane.runs().encode();
-            statement.execute(params![topic, epoch, partition, part.first_seq.0 as i64, first_offset, runs])
+            let (first, packed) = (part.first_seq.0 as i64, runs.encode());
+            let what =
+                params![topic, epoch, partition, first, first_offset, packed, now_ms, batch.0, part.rows];
+            statement.execute(what)
         })
         .during(operation)?;
-        let moved = tx
-            .prepare_cached(
-                "UPDATE homing_lane SET settled_seq = ?4, next_offset = MAX(next_offset, COALESCE(?5, 0)) \
-                 WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 AND settled_seq = ?6",
-            )
-            .and_then(|mut statement| {
-                let end = lane.runs().end().map(|offset| offset.0);
-                let before = part.first_seq.0 as i64 - 1;
-                statement.execute(params![topic, epoch, partition, last as i64, end, before])
-            })
-            .during(operation)?;
-        if moved != 1 {
-            let lane = format!("{topic}[{partition}] epoch {epoch}");
-            return inconsistent(operation, format!("batch {batch} does not continue lane {lane}"));
-        }
+    if marked != 1 {
+        let lane = part.lane();
+        return inconsistent(operation, format!("batch {batch} has no unsettled part of {lane} like this"));
     }
-    dead_letters::set_aside_voided(tx, instance, settlement.voided(), now_ms)
+    let moved = tx
+        .prepare_cached(
+            "UPDATE homing_lane SET settled_seq = ?4, next_offset = MAX(next_offset, COALESCE(?5, 0)) \
+             WHERE topic = ?1 AND epoch = ?2 AND partition = ?3 AND settled_seq = ?6",
+        )
+        .and_then(|mut statement| {
+            let (last, before) = (part.last_seq().0 as i64, part.first_seq.0 as i64 - 1);
+            let end = runs.end().map(|offset| offset.0);
+            statement.execute(params![topic, epoch, partition, last, end, before])
+        })
+        .during(operation)?;
+    if moved != 1 {
+        return inconsistent(operation, format!("batch {batch} does not continue lane {}", part.lane()));
+    }
+    Ok(())
+}
+
+/// Counts settled parts of a batch; the last one settles it.
+pub(super) fn parts_settled(
+    tx: &Transaction<'_>,
+    batch: BatchId,
+    parts: usize,
+    now_ms: i64,
+) -> Result<(), OutboxError> {
+    let operation = "settle";
+    let counted = tx
+        .prepare_cached(
+            "UPDATE homing_batch SET unsettled_parts = unsettled_parts - ?2, \
+             settled_at_ms = CASE WHEN unsettled_parts = ?2 THEN ?3 END \
+             WHERE batch_id = ?1 AND unsettled_parts >= ?2",
+        )
+        .and_then(|mut statement| statement.execute(params![batch.0, parts as i64, now_ms]))
+        .during(operation)?;
+    if counted == 1 {
+        return Ok(());
+    }
+    inconsistent(operation, format!("batch {batch} has not {parts} unsettled parts"))
 }
 
 fn write_manifest(
@@ -97,12 +170,15 @@ fn write_manifest(
 ) -> Result<(), OutboxError> {
     let operation = "commit a manifest";
     tx.prepare_cached(
-        "INSERT INTO homing_batch (batch_id, token, from_id, to_id, row_count, manifest_at_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO homing_batch (batch_id, token, from_id, to_id, row_count, manifest_at_ms, row_bytes, \
+         listed, unsettled_parts) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )
     .and_then(|mut statement| {
         let (from, to) = (manifest.span.from.0, manifest.span.to.0);
-        statement.execute(params![manifest.batch.0, token.0 as i64, from, to, manifest.rows, now_ms])
+        let (bytes, listed) = (i64::try_from(manifest.bytes).unwrap_or(i64::MAX), holds::is_listed(manifest));
+        let (batch, parts) = (manifest.batch.0, manifest.lanes.len() as i64);
+        let token = token.0 as i64;
+        statement.execute(params![batch, token, from, to, manifest.rows, now_ms, bytes, listed, parts])
     })
     .during(operation)?;
     for part in &manifest.lanes {
@@ -128,106 +204,13 @@ fn write_manifest(
             })
             .during(operation)?;
         if moved != 1 {
-            let what = format!("seq {first_seq} is not the next of {topic}[{partition}] epoch {epoch}");
+            let what = format!("seq {first_seq} is not the next of {}", part.lane());
             return inconsistent(operation, what);
         }
     }
     Ok(())
 }
 
-fn inconsistent(operation: &'static str, what: String) -> Result<(), OutboxError> {
+pub(super) fn inconsistent<T>(operation: &'static str, what: String) -> Result<T, OutboxError> {
     Err(OutboxError::Inconsistent { operation, what })
-}
-
-pub(super) fn standing(connection: &Connection) -> Result<Standing, OutboxError> {
-    let read = "read where the relay stands";
-    let tx = connection.unchecked_transaction().during(read)?;
-    let (cluster_id, claimed) = tx
-        .query_row("SELECT cluster_id, claimed_through FROM homing_meta", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .during(read)?;
-    // A batch number is never used twice: pruning keeps the newest batch.
-    let next: i64 = tx
-        .query_row("SELECT COALESCE(MAX(batch_id), 0) + 1 FROM homing_batch", [], |row| row.get(0))
-        .during(read)?;
-    Ok(Standing {
-        cluster_id,
-        claimed_through: RowId(claimed),
-        next_batch: BatchId(next),
-        topics: topics(&tx, Epochs::Open)?,
-        closed: topics(&tx, Epochs::Closed)?,
-        lanes: open_lanes(&tx)?,
-        unsettled: unsettled(&tx)?,
-    })
-}
-
-fn open_lanes(connection: &Connection) -> Result<Vec<LaneState>, OutboxError> {
-    let read = "read the lanes";
-    let mut statement = connection
-        .prepare_cached(
-            "SELECT topic, epoch, partition, next_seq, settled_seq, next_offset, verified_seq \
-             FROM homing_lane JOIN homing_topic USING (topic, epoch) \
-             WHERE closed_at_ms IS NULL ORDER BY topic, epoch, partition",
-        )
-        .during(read)?;
-    let mut rows = statement.query([]).during(read)?;
-    let mut lanes = Vec::new();
-    while let Some(row) = rows.next().during(read)? {
-        let topic: String = row.get(0).during(read)?;
-        let number = |column| row.get::<_, i64>(column).during(read);
-        lanes.push(LaneState {
-            topic: parse_topic(&topic, read)?,
-            epoch: Epoch(row.get(1).during(read)?),
-            partition: Partition(row.get(2).during(read)?),
-            next_seq: Seq(number(3)? as u64),
-            settled: number(4)? as u64,
-            next_offset: Offset(number(5)?),
-            verified: number(6)? as u64,
-        });
-    }
-    Ok(lanes)
-}
-
-fn unsettled(connection: &Connection) -> Result<Vec<Manifest>, OutboxError> {
-    let read = "read the unsettled batches";
-    let mut statement = connection
-        .prepare_cached("SELECT batch_id FROM homing_batch WHERE settled_at_ms IS NULL ORDER BY batch_id")
-        .during(read)?;
-    let ids: Vec<i64> =
-        statement.query_map([], |row| row.get(0)).and_then(|rows| rows.collect()).during(read)?;
-    ids.into_iter().map(|id| manifest(connection, BatchId(id))).collect()
-}
-
-/// A batch's manifest as it was written.
-pub(super) fn manifest(connection: &Connection, batch: BatchId) -> Result<Manifest, OutboxError> {
-    let read = "read a manifest";
-    let (span, rows) = connection
-        .prepare_cached("SELECT from_id, to_id, row_count FROM homing_batch WHERE batch_id = ?1")
-        .and_then(|mut statement| {
-            statement.query_row([batch.0], |row| {
-                Ok((Span { from: RowId(row.get(0)?), to: RowId(row.get(1)?), detail: None }, row.get(2)?))
-            })
-        })
-        .during(read)?;
-    let mut statement = connection
-        .prepare_cached(
-            "SELECT topic, epoch, partition, first_seq, row_count, takes_null_keys \
-             FROM homing_batch_lane WHERE batch_id = ?1 ORDER BY topic, epoch, partition",
-        )
-        .during(read)?;
-    let mut found = statement.query([batch.0]).during(read)?;
-    let mut lanes = Vec::new();
-    while let Some(row) = found.next().during(read)? {
-        let topic: String = row.get(0).during(read)?;
-        lanes.push(LanePart {
-            topic: parse_topic(&topic, read)?,
-            epoch: Epoch(row.get(1).during(read)?),
-            partition: Partition(row.get(2).during(read)?),
-            first_seq: Seq(row.get::<_, i64>(3).during(read)? as u64),
-            rows: row.get(4).during(read)?,
-            takes_null_keys: row.get(5).during(read)?,
-        });
-    }
-    Ok(Manifest { batch, span, rows, lanes })
 }

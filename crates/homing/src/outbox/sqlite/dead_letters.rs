@@ -1,6 +1,7 @@
 //! The dead-letter table: setting rows aside, listing them, and sending them again as new rows.
 
 use super::SqliteOutbox;
+use super::pruning::{allow_deletes, count_gone};
 use crate::outbox::error::{During, OutboxError};
 use crate::outbox::identity::{self, Instance};
 use crate::outbox::report::DeadLetter;
@@ -27,7 +28,7 @@ pub(super) fn set_aside_unnumbered(
     if rejected.is_empty() {
         return Ok(());
     }
-    tx.execute("UPDATE homing_meta SET pruning = 1", []).during(operation)?;
+    allow_deletes(tx, true).during(operation)?;
     for row in rejected {
         let id = derived_id(tx, instance, row.row).during(operation)?;
         copy(tx, row, id, None, now_ms)?;
@@ -35,8 +36,24 @@ pub(super) fn set_aside_unnumbered(
             .and_then(|mut statement| statement.execute([row.row.0]))
             .during(operation)?;
     }
-    tx.execute("UPDATE homing_meta SET pruning = 0", []).during(operation)?;
-    Ok(())
+    allow_deletes(tx, false).during(operation)
+}
+
+/// Deletes claimed rows that nothing needs any more, held ones with their place in the list.
+pub(super) fn delete_rows(tx: &Transaction<'_>, rows: &[RowId]) -> Result<(), OutboxError> {
+    let operation = "delete rows";
+    if rows.is_empty() {
+        return Ok(());
+    }
+    allow_deletes(tx, true).during(operation)?;
+    for sql in ["DELETE FROM homing_outbox WHERE id = ?1", "DELETE FROM homing_held_row WHERE row_id = ?1"] {
+        let mut statement = tx.prepare_cached(sql).during(operation)?;
+        for row in rows {
+            statement.execute([row.0]).during(operation)?;
+        }
+    }
+    allow_deletes(tx, false).during(operation)?;
+    count_gone(tx, rows.len() as u64).during(operation)
 }
 
 /// Copies rows whose seq is void; they stay in the outbox until their batch is pruned.
@@ -48,25 +65,36 @@ pub(super) fn set_aside_voided(
 ) -> Result<(), OutboxError> {
     for void in voided {
         copy(tx, &void.rejected, Some(void.message_id), Some(void), now_ms)?;
-        tx.prepare_cached(
-            "INSERT INTO homing_void (topic, epoch, partition, seq, row_id, code, reason, voided_at_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )
-        .and_then(|mut statement| {
-            statement.execute(params![
-                void.topic.as_str(),
-                void.epoch.0,
-                void.partition.0,
-                void.seq.0 as i64,
-                void.rejected.row.0,
-                void.rejected.code.as_str(),
-                void.rejected.reason,
-                now_ms
-            ])
-        })
-        .during("void a seq")?;
+        void_seq(tx, void, void.rejected.code.as_str(), now_ms)?;
     }
     Ok(())
+}
+
+/// Notes that a seq will never be in Kafka.
+pub(super) fn void_seq(
+    tx: &Transaction<'_>,
+    void: &Voided,
+    code: &str,
+    now_ms: i64,
+) -> Result<(), OutboxError> {
+    tx.prepare_cached(
+        "INSERT INTO homing_void (topic, epoch, partition, seq, row_id, code, reason, voided_at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )
+    .and_then(|mut statement| {
+        statement.execute(params![
+            void.topic.as_str(),
+            void.epoch.0,
+            void.partition.0,
+            void.seq.0 as i64,
+            void.rejected.row.0,
+            code,
+            void.rejected.reason,
+            now_ms
+        ])
+    })
+    .map(drop)
+    .during("void a seq")
 }
 
 fn copy(

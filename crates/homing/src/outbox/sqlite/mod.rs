@@ -1,15 +1,23 @@
 //! The SQLite outbox: creating, opening and checking the database, and the connections to it.
 
+mod acceptance;
 mod audit;
 mod batches;
+mod checks;
+mod closing;
 mod dead_letters;
 mod enqueue;
 mod fates;
+mod guard;
+mod holds;
+mod migration;
 mod ownership;
 mod pins;
+mod pruning;
 mod reading;
 mod repairs;
 mod schema;
+mod standing;
 mod stats;
 mod store;
 
@@ -24,6 +32,7 @@ pub use store::SqliteStore;
 use super::error::{During, OutboxError};
 use super::identity::Instance;
 use super::signals::Signals;
+use guard::Guarded;
 use homing_core::StreamName;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
@@ -72,6 +81,7 @@ impl SqliteOutbox {
     }
 
     /// Opens the outbox of `stream` in the database at `path`.
+    /// An outbox of an earlier schema version is brought to this one.
     ///
     /// # Errors
     /// [`OutboxError::NotFound`] without a file, [`OutboxError::NotAnOutbox`]
@@ -83,10 +93,10 @@ impl SqliteOutbox {
         if !path.exists() {
             return Err(OutboxError::NotFound { path: path.to_owned() });
         }
-        let connection = connect(path)?;
+        let mut connection = connect(path)?;
         let meta =
             Meta::read(&connection)?.ok_or_else(|| OutboxError::NotAnOutbox { path: path.to_owned() })?;
-        if meta.version != SCHEMA_VERSION {
+        if !(1..=SCHEMA_VERSION).contains(&meta.version) {
             return Err(OutboxError::SchemaVersion {
                 path: path.to_owned(),
                 found: meta.version,
@@ -99,6 +109,9 @@ impl SqliteOutbox {
                 found: meta.stream,
                 asked: stream.as_str().to_owned(),
             });
+        }
+        if meta.version < SCHEMA_VERSION {
+            migration::migrate(&mut connection, path)?;
         }
         let instance = Instance(meta.instance);
         let (path, stream, signals) = (path.to_owned(), stream.clone(), Signals::default());
@@ -118,6 +131,11 @@ impl SqliteOutbox {
     /// [`OutboxError`] when the database cannot be opened.
     pub fn connect(&self) -> Result<Connection, OutboxError> {
         connect(&self.inner.path)
+    }
+
+    /// A connection that notices when its files are removed or replaced.
+    fn connect_guarded(&self) -> Result<Guarded, OutboxError> {
+        Guarded::open(&self.inner.path)
     }
 
     /// The database file.

@@ -4,6 +4,7 @@ use crate::outbox::error::{During, OutboxError};
 use crate::outbox::store::{Holder, Owner, Weakness};
 use homing_core::{Claimant, FencingToken, LeaseDecision, LeaseState, TopicName, lease};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::sync::Arc;
 
 pub(super) fn holder(connection: &Connection) -> Result<Option<Holder>, OutboxError> {
     connection
@@ -63,31 +64,36 @@ pub(super) fn acquire(
     Ok(decision)
 }
 
-/// Starts a transaction that fails as fenced unless `token` is the current one.
+/// Who writes: a token alone comes round again when a backup is restored, an owner's name does not.
+#[derive(Debug, Clone)]
+pub(super) struct Fence {
+    pub token: FencingToken,
+    pub owner: Arc<str>,
+}
+
+/// Starts a transaction that fails as fenced unless token and owner are the current ones.
 pub(super) fn fenced<'c>(
     connection: &'c mut Connection,
-    token: FencingToken,
+    fence: &Fence,
     operation: &'static str,
 ) -> Result<Transaction<'c>, OutboxError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).during(operation)?;
-    let current: Option<i64> = tx
-        .prepare_cached("SELECT token FROM homing_relay WHERE one = 1")
-        .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
+    let current = tx
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM homing_relay WHERE token = ?1 AND owner = ?2)")
+        .and_then(|mut statement| {
+            statement.query_row(params![fence.token.0 as i64, &*fence.owner], |row| row.get(0))
+        })
         .during(operation)?;
-    if current == Some(token.0 as i64) {
-        Ok(tx)
-    } else {
-        Err(OutboxError::Fenced { operation, token: token.0 })
-    }
+    if current { Ok(tx) } else { Err(OutboxError::Fenced { operation, token: fence.token.0 }) }
 }
 
 pub(super) fn renew(
     connection: &mut Connection,
-    token: FencingToken,
+    fence: &Fence,
     lease_until_ms: i64,
 ) -> Result<(), OutboxError> {
     let renew = "renew the relay's lease";
-    let tx = fenced(connection, token, renew)?;
+    let tx = fenced(connection, fence, renew)?;
     set_lease(&tx, lease_until_ms).during(renew)?;
     tx.commit().during(renew)
 }
@@ -100,12 +106,12 @@ pub(super) fn set_lease(tx: &Transaction<'_>, lease_until_ms: i64) -> rusqlite::
 
 pub(super) fn note_trouble(
     connection: &mut Connection,
-    token: FencingToken,
+    fence: &Fence,
     trouble: Option<&str>,
     now_ms: i64,
 ) -> Result<(), OutboxError> {
     let note = "note why the relay waits";
-    let tx = fenced(connection, token, note)?;
+    let tx = fenced(connection, fence, note)?;
     tx.execute(
         "UPDATE homing_relay SET trouble = ?1, \
          trouble_since_ms = CASE WHEN ?1 IS NULL THEN NULL ELSE COALESCE(trouble_since_ms, ?2) END",
@@ -117,13 +123,13 @@ pub(super) fn note_trouble(
 
 pub(super) fn note_weakness(
     connection: &mut Connection,
-    token: FencingToken,
+    fence: &Fence,
     topic: &TopicName,
     weakness: Option<&Weakness>,
     now_ms: i64,
 ) -> Result<(), OutboxError> {
     let note = "note what is weak about a topic";
-    let tx = fenced(connection, token, note)?;
+    let tx = fenced(connection, fence, note)?;
     match weakness {
         None => tx.execute("DELETE FROM homing_topic_warning WHERE topic = ?1", [topic.as_str()]),
         Some(Weakness { code, what }) => tx.execute(

@@ -1,18 +1,18 @@
 //! What is pinned: the cluster, and each topic's epoch with its lanes.
 
-use super::ownership::fenced;
+use super::ownership::{Fence, fenced};
 use crate::outbox::error::{During, OutboxError};
 use crate::outbox::store::TopicEpoch;
-use homing_core::{Epoch, FencingToken, Offset, PartitionCount, TopicName};
+use homing_core::{Epoch, Offset, PartitionCount, TopicName};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub(super) fn pin_cluster(
     connection: &mut Connection,
-    token: FencingToken,
+    fence: &Fence,
     cluster_id: &str,
 ) -> Result<(), OutboxError> {
     let pin = "pin the cluster";
-    let tx = fenced(connection, token, pin)?;
+    let tx = fenced(connection, fence, pin)?;
     let pinned: Option<String> =
         tx.query_row("SELECT cluster_id FROM homing_meta", [], |row| row.get(0)).during(pin)?;
     match pinned {
@@ -37,7 +37,7 @@ pub(super) fn last_epoch(connection: &Connection, topic: &TopicName) -> Result<O
 
 pub(super) fn open_epoch(
     connection: &mut Connection,
-    token: FencingToken,
+    fence: &Fence,
     topic: &TopicEpoch,
     ends: &[Offset],
     now_ms: i64,
@@ -48,15 +48,14 @@ pub(super) fn open_epoch(
     if ends.len() != usize::try_from(topic.partitions.get()).unwrap_or_default() {
         return refuse(format!("{} end offsets for {} partitions", ends.len(), topic.partitions.get()));
     }
-    let tx = fenced(connection, token, open)?;
+    let tx = fenced(connection, fence, open)?;
     let last = last_epoch(&tx, &topic.topic)?.map_or(0, |last| last.0);
-    if last + 1 != epoch {
-        return refuse(format!("epoch {epoch} of topic {name} does not follow {last}"));
+    if epoch <= last {
+        return refuse(format!("epoch {epoch} of topic {name} is not above {last}"));
     }
     let unsettled: Option<i64> = tx
         .query_row(
-            "SELECT b.batch_id FROM homing_batch b JOIN homing_batch_lane l USING (batch_id) \
-             WHERE b.settled_at_ms IS NULL AND l.topic = ?1 LIMIT 1",
+            "SELECT batch_id FROM homing_batch_lane WHERE topic = ?1 AND settled_at_ms IS NULL LIMIT 1",
             [name],
             |row| row.get(0),
         )

@@ -1,11 +1,12 @@
 //! The outbox in numbers, read in one transaction.
 
 use super::SqliteOutbox;
+use super::holds;
 use super::ownership::holder;
 use super::pins::parse_topic;
 use crate::liveness;
 use crate::outbox::error::{During, OutboxError};
-use crate::outbox::report::{LaneStats, OutboxStats, RelayStats, TopicWarning};
+use crate::outbox::report::{HeldStats, LaneStats, OutboxStats, RelayStats, TopicWarning};
 use homing_core::{Epoch, Offset, Partition, Seq};
 use rusqlite::{Connection, OptionalExtension};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,50 +20,97 @@ impl SqliteOutbox {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
         let read = "read the outbox's numbers";
-        let connection = self.connect()?;
+        let connection = self.connect_guarded()?;
         let tx = connection.unchecked_transaction().during(read)?;
         let count = |sql: &str| -> Result<u64, OutboxError> {
             tx.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| n as u64).during(read)
         };
-        let (cluster_id, claimed): (Option<String>, i64) = tx
-            .query_row("SELECT cluster_id, claimed_through FROM homing_meta", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
+        let (cluster_id, claimed, kept): (Option<String>, i64, i64) = tx
+            .query_row("SELECT cluster_id, claimed_through, kept_rows FROM homing_meta", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
             .during(read)?;
-        let rows = count("SELECT COUNT(*) FROM homing_outbox")?;
-        let unclaimed: u64 = tx
-            .query_row("SELECT COUNT(*) FROM homing_outbox WHERE id > ?1", [claimed], |row| {
-                row.get::<_, i64>(0)
-            })
-            .map(|n| n as u64)
+        // Ids have no holes above the claimed ones (the insert trigger sees to it), and what is
+        // claimed is counted as it comes and goes: nothing here reads the rows.
+        let last: i64 = tx
+            .query_row("SELECT COALESCE(MAX(id), 0) FROM homing_outbox", [], |row| row.get(0))
             .during(read)?;
-        let unsettled =
-            count("SELECT COALESCE(SUM(row_count), 0) FROM homing_batch WHERE settled_at_ms IS NULL")?;
-        let oldest: Option<i64> = tx
-            .query_row(
-                "SELECT created_at_ms FROM homing_outbox WHERE id >= COALESCE((SELECT from_id FROM homing_batch \
-                 WHERE settled_at_ms IS NULL ORDER BY batch_id LIMIT 1), ?1) ORDER BY id LIMIT 1",
-                [claimed + 1],
-                |row| row.get(0),
-            )
-            .optional()
-            .during(read)?;
+        let new = last.saturating_sub(claimed).max(0) as u64;
+        let kept = kept.max(0) as u64;
+        let lanes = lanes(&tx)?;
+        let held = held(&tx, now_ms)?;
+        let held_rows: u64 = held.iter().map(|held| held.rows).sum();
+        let unsettled: u64 = lanes.iter().map(|lane| lane.next_seq.0 - 1 - lane.settled).sum();
+        let oldest = oldest_unsettled(&tx, claimed).during(read)?;
         Ok(OutboxStats {
             stream: self.stream().clone(),
             cluster_id,
-            rows,
-            unclaimed,
+            rows: new + kept,
+            unclaimed: new + held_rows,
             unsettled,
-            settled: rows.saturating_sub(unclaimed + unsettled),
+            settled: kept.saturating_sub(held_rows + unsettled),
             oldest_unsettled_ms: oldest.map(|created| now_ms.saturating_sub(created).max(0) as u64),
             dead_letters: count("SELECT COUNT(*) FROM homing_dead_letter WHERE redriven_as IS NULL")?,
             voided: count("SELECT COUNT(*) FROM homing_void")?,
             repairs_wanted: count("SELECT COUNT(*) FROM homing_repair WHERE state = 'wanted'")?,
             warnings: warnings(&tx).during("read the topics' warnings")?,
-            lanes: lanes(&tx)?,
+            lanes,
+            held,
             relay: relay(&tx, now_ms)?,
         })
     }
+}
+
+/// When the oldest row was made that is not settled: new, held or in an unsettled batch.
+fn oldest_unsettled(connection: &Connection, claimed: i64) -> rusqlite::Result<Option<i64>> {
+    let first_of_batch: Option<i64> = connection.query_row(
+        "SELECT MIN(from_id) FROM homing_batch WHERE settled_at_ms IS NULL",
+        [],
+        |row| row.get(0),
+    )?;
+    let mut oldest: Option<i64> = None;
+    for from in [Some(claimed.saturating_add(1)), first_of_batch].into_iter().flatten() {
+        let created: Option<i64> = connection
+            .query_row(
+                "SELECT CAST(created_at_ms AS INTEGER) FROM homing_outbox WHERE id >= ?1 ORDER BY id LIMIT 1",
+                [from],
+                |row| row.get(0),
+            )
+            .optional()?;
+        oldest = [oldest, created].into_iter().flatten().min();
+    }
+    let held: Option<i64> = connection.query_row(
+        "SELECT MIN(CAST(created_at_ms AS INTEGER)) FROM homing_held JOIN homing_outbox ON id = (\
+         SELECT row_id FROM homing_held_row h WHERE h.topic = homing_held.topic AND h.batch_id IS NULL \
+         ORDER BY row_id LIMIT 1)",
+        [],
+        |row| row.get(0),
+    )?;
+    Ok([oldest, held].into_iter().flatten().min())
+}
+
+fn held(connection: &Connection, now_ms: i64) -> Result<Vec<HeldStats>, OutboxError> {
+    let read = "read the held topics' numbers";
+    let mut all = Vec::new();
+    for held in holds::held(connection)? {
+        let oldest: Option<i64> = connection
+            .prepare_cached(
+                "SELECT CAST(created_at_ms AS INTEGER) FROM homing_held_row h \
+                 JOIN homing_outbox o ON o.id = h.row_id \
+                 WHERE h.topic = ?1 AND h.batch_id IS NULL ORDER BY h.row_id LIMIT 1",
+            )
+            .and_then(|mut statement| statement.query_row([held.topic.as_str()], |row| row.get(0)).optional())
+            .during(read)?;
+        all.push(HeldStats {
+            topic: held.topic,
+            rows: held.rows,
+            oldest_age_ms: oldest.map(|created| now_ms.saturating_sub(created).max(0) as u64),
+            code: held.code,
+            reason: held.reason,
+            since_ms: held.since_ms,
+        });
+    }
+    Ok(all)
 }
 
 fn warnings(connection: &Connection) -> rusqlite::Result<Vec<TopicWarning>> {
@@ -83,8 +131,8 @@ fn lanes(connection: &Connection) -> Result<Vec<LaneStats>, OutboxError> {
     let read = "read the lanes' numbers";
     let mut statement = connection
         .prepare(
-            "SELECT topic, epoch, closed_at_ms IS NULL, partition, next_seq, settled_seq, verified_seq, next_offset \
-             FROM homing_lane JOIN homing_topic USING (topic, epoch) ORDER BY topic, epoch, partition",
+            "SELECT topic, epoch, closed_at_ms IS NULL, partition, next_seq, settled_seq, verified_seq, next_offset, \
+             accepted_seq FROM homing_lane JOIN homing_topic USING (topic, epoch) ORDER BY topic, epoch, partition",
         )
         .during(read)?;
     let mut rows = statement.query([]).during(read)?;
@@ -101,6 +149,7 @@ fn lanes(connection: &Connection) -> Result<Vec<LaneStats>, OutboxError> {
             settled: number(5)? as u64,
             verified: number(6)? as u64,
             next_offset: Offset(number(7)?),
+            accepted: number(8)? as u64,
         });
     }
     Ok(lanes)

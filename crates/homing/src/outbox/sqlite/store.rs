@@ -1,28 +1,39 @@
 //! The SQLite outbox as its relay sees it: one writing connection behind the store's trait.
 
+use super::guard::Guarded;
+use super::ownership::Fence;
 use super::reading::{SqliteReader, read_batch};
-use super::{SqliteOutbox, batches, ownership, pins, repairs};
+use super::{SqliteOutbox, batches, closing, holds, ownership, pins, pruning, repairs, standing};
 use crate::outbox::error::OutboxError;
 use crate::outbox::rows::RowBuf;
 use crate::outbox::signals::Signals;
 use crate::outbox::store::{
-    Commit, Holder, LanePart, Manifest, Owner, RepairOrder, RepairState, RowId, RowReader, Standing, Store,
-    TopicEpoch, Weakness,
+    BatchId, CloseTopic, Closed, Commit, Holder, LaneKey, LanePart, Manifest, Owner, PruneBlocker,
+    PruneLimits, Pruned, RepairOrder, RepairState, RowId, RowReader, Standing, Store, TopicEpoch, TopicOrder,
+    UnsettledBatch, Weakness,
 };
 use homing_core::{Epoch, FencingToken, LeaseDecision, Offset, Partition, Seq, StreamName, TopicName};
-use rusqlite::Connection;
+use std::sync::Arc;
 
 /// A relay's connection to a SQLite outbox.
 #[derive(Debug)]
 pub struct SqliteStore {
     outbox: SqliteOutbox,
-    connection: Connection,
+    connection: Guarded,
+    /// Who asked for the lease over this connection last; empty before.
+    owner: Arc<str>,
 }
 
 impl SqliteStore {
     pub(super) fn new(outbox: SqliteOutbox) -> Result<Self, OutboxError> {
-        let connection = outbox.connect()?;
-        Ok(Self { outbox, connection })
+        let connection = outbox.connect_guarded()?;
+        Ok(Self { outbox, connection, owner: Arc::from("") })
+    }
+
+    /// What a write has to prove, once the files are seen to be still the ones that are open.
+    fn fence(&self, token: FencingToken) -> Result<Fence, OutboxError> {
+        self.connection.check()?;
+        Ok(Fence { token, owner: Arc::clone(&self.owner) })
     }
 }
 
@@ -46,23 +57,28 @@ impl Store for SqliteStore {
         lease_ms: i64,
         alive: &dyn Fn(&Holder) -> Option<bool>,
     ) -> Result<LeaseDecision, OutboxError> {
+        self.connection.check()?;
+        self.owner = Arc::from(me.name.as_str());
         ownership::acquire(&mut self.connection, me, now_ms, lease_ms, alive)
     }
 
     fn renew(&mut self, token: FencingToken, lease_until_ms: i64) -> Result<(), OutboxError> {
-        ownership::renew(&mut self.connection, token, lease_until_ms)
+        let fence = self.fence(token)?;
+        ownership::renew(&mut self.connection, &fence, lease_until_ms)
     }
 
     fn release(&mut self, token: FencingToken) -> Result<(), OutboxError> {
-        ownership::renew(&mut self.connection, token, 0)
+        let fence = self.fence(token)?;
+        ownership::renew(&mut self.connection, &fence, 0)
     }
 
     fn standing(&self) -> Result<Standing, OutboxError> {
-        batches::standing(&self.connection)
+        standing::standing(&self.connection)
     }
 
     fn pin_cluster(&mut self, token: FencingToken, cluster_id: &str) -> Result<(), OutboxError> {
-        pins::pin_cluster(&mut self.connection, token, cluster_id)
+        let fence = self.fence(token)?;
+        pins::pin_cluster(&mut self.connection, &fence, cluster_id)
     }
 
     fn last_epoch(&self, topic: &TopicName) -> Result<Option<Epoch>, OutboxError> {
@@ -76,11 +92,43 @@ impl Store for SqliteStore {
         ends: &[Offset],
         now_ms: i64,
     ) -> Result<(), OutboxError> {
-        pins::open_epoch(&mut self.connection, token, topic, ends, now_ms)
+        let fence = self.fence(token)?;
+        pins::open_epoch(&mut self.connection, &fence, topic, ends, now_ms)
     }
 
     fn commit(&mut self, token: FencingToken, commit: &Commit<'_>) -> Result<(), OutboxError> {
-        batches::commit(&mut self.connection, self.outbox.instance(), token, commit)
+        let fence = self.fence(token)?;
+        batches::commit(&mut self.connection, self.outbox.instance(), &fence, commit)
+    }
+
+    fn batch_is_mine(&self, batch: BatchId, token: FencingToken) -> Result<bool, OutboxError> {
+        standing::batch_is_mine(&self.connection, batch, token)
+    }
+
+    fn unsettled_batches(
+        &self,
+        after: Option<BatchId>,
+        limit: usize,
+    ) -> Result<Vec<UnsettledBatch>, OutboxError> {
+        standing::unsettled_batches(&self.connection, after, limit)
+    }
+
+    fn unsettled_of_lane(
+        &self,
+        lane: &LaneKey,
+        from: Seq,
+        limit: usize,
+    ) -> Result<Vec<UnsettledBatch>, OutboxError> {
+        standing::unsettled_of_lane(&self.connection, lane, from, limit)
+    }
+
+    fn note_scanned(
+        &mut self,
+        token: FencingToken,
+        scanned: &[(LaneKey, Offset)],
+    ) -> Result<(), OutboxError> {
+        let fence = self.fence(token)?;
+        standing::note_scanned(&mut self.connection, &fence, scanned)
     }
 
     fn read_batch(&self, manifest: &Manifest, into: &mut RowBuf) -> Result<(), OutboxError> {
@@ -91,13 +139,49 @@ impl Store for SqliteStore {
         Ok(Box::new(SqliteReader::new(&self.outbox, after)?))
     }
 
+    fn held_reader(&self, topic: &TopicName) -> Result<Box<dyn RowReader>, OutboxError> {
+        Ok(Box::new(SqliteReader::held(&self.outbox, topic)?))
+    }
+
+    fn update_hold(
+        &mut self,
+        token: FencingToken,
+        topic: &TopicName,
+        code: &str,
+        reason: &str,
+    ) -> Result<(), OutboxError> {
+        let fence = self.fence(token)?;
+        holds::update(&mut self.connection, &fence, topic, code, reason)
+    }
+
+    fn topic_orders(&self) -> Result<Vec<TopicOrder>, OutboxError> {
+        closing::orders(&self.connection)
+    }
+
+    fn topic_order_done(
+        &mut self,
+        token: FencingToken,
+        order: i64,
+        result: &str,
+        now_ms: i64,
+    ) -> Result<(), OutboxError> {
+        let fence = self.fence(token)?;
+        closing::order_done(&mut self.connection, &fence, (order, result), now_ms)
+    }
+
+    fn close_topic(&mut self, token: FencingToken, close: &CloseTopic<'_>) -> Result<Closed, OutboxError> {
+        let fence = self.fence(token)?;
+        closing::close(&mut self.connection, self.outbox.instance(), &fence, close)
+    }
+
     fn note_trouble(
         &mut self,
         token: FencingToken,
         trouble: Option<&str>,
         now_ms: i64,
     ) -> Result<(), OutboxError> {
-        ownership::note_trouble(&mut self.connection, token, trouble, now_ms)
+        let fence = self.fence(token)?;
+        ownership::note_trouble(&mut self.connection, &fence, trouble, now_ms)
     }
 
     fn note_weakness(
@@ -107,7 +191,8 @@ impl Store for SqliteStore {
         weakness: Option<&Weakness>,
         now_ms: i64,
     ) -> Result<(), OutboxError> {
-        ownership::note_weakness(&mut self.connection, token, topic, weakness, now_ms)
+        let fence = self.fence(token)?;
+        ownership::note_weakness(&mut self.connection, &fence, topic, weakness, now_ms)
     }
 
     fn repairs_wanted(&self, limit: usize) -> Result<Vec<RepairOrder>, OutboxError> {
@@ -135,15 +220,16 @@ impl Store for SqliteStore {
         state: RepairState,
         now_ms: i64,
     ) -> Result<(), OutboxError> {
-        repairs::tried(&mut self.connection, token, order, state, now_ms)
+        let fence = self.fence(token)?;
+        repairs::tried(&mut self.connection, &fence, order, state, now_ms)
     }
 
-    fn prune(
-        &mut self,
-        token: FencingToken,
-        settled_before_ms: i64,
-        rows_max: u32,
-    ) -> Result<u64, OutboxError> {
-        repairs::prune(&mut self.connection, token, settled_before_ms, rows_max)
+    fn prune(&mut self, token: FencingToken, limits: PruneLimits) -> Result<Pruned, OutboxError> {
+        let fence = self.fence(token)?;
+        pruning::prune(&mut self.connection, &fence, limits)
+    }
+
+    fn prune_blockers(&self, settled_before_ms: i64) -> Result<Vec<PruneBlocker>, OutboxError> {
+        pruning::blockers(&self.connection, settled_before_ms)
     }
 }
