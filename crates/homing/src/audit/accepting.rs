@@ -34,8 +34,8 @@ pub struct LossOutlook {
     pub missing: u64,
     /// How often numbers stand for two messages.
     pub forks: u64,
-    /// The highest number that this outbox never gave, and that counts as known from now on; 0
-    /// when there is none.
+    /// Numbers of two messages, and numbers that this outbox never gave, count as known from now
+    /// on up to this one; 0 when there is none.
     pub strange: u64,
 }
 
@@ -139,7 +139,7 @@ impl Auditor {
                 to,
                 missing: gaps.map(|gap| (gap.to.min(to) + 1).saturating_sub(gap.from)).sum(),
                 forks: doubt.map_or(0, |doubt| doubt.forks),
-                strange: doubt.map_or(0, |doubt| doubt.strange),
+                strange: doubt.map_or(0, |doubt| doubt.strange.max(doubt.fork_to)),
             };
             (outlook.from <= to || doubt.is_some()).then_some((lane, outlook))
         };

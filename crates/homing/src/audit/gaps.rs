@@ -1,7 +1,8 @@
 //! Keeps the list of gaps in step with the detectors: opened, confirmed, closed, each said once.
 
 use super::watched::{Fill, Watched};
-use crate::outbox::sqlite::{Acceptance, GapStanding, SavedGap};
+use crate::outbox::sqlite::{GapStanding, SavedGap};
+use crate::outbox::store::Acceptance;
 use homing_core::gap::{FilledBy, GapState, OpenGap};
 use homing_core::{Epoch, Seq, StreamName};
 
@@ -46,7 +47,8 @@ pub(super) fn missing(gap: &SavedGap, open: &[OpenGap]) -> Vec<(Seq, Seq)> {
 fn filled_by(gap: &SavedGap, fills: &[Fill], acceptances: &[Acceptance]) -> GapStanding {
     let of_gap = |fill: &&Fill| fill.epoch == gap.epoch && (gap.from..=gap.to).contains(&fill.seq);
     let accepted = acceptances.iter().any(|of| {
-        (&of.topic, of.epoch, of.partition) == (&gap.topic, gap.epoch, gap.partition) && of.to >= gap.to
+        (&of.lane.topic, of.lane.epoch, of.lane.partition) == (&gap.topic, gap.epoch, gap.partition)
+            && of.to >= gap.to
     });
     match fills.iter().rev().find(of_gap).map(|fill| fill.by) {
         Some(FilledBy::Repaired) => GapStanding::Repaired,

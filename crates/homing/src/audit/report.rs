@@ -124,6 +124,8 @@ pub struct DoubtReport {
     pub epoch: u32,
     /// How often another message was read under a number read before.
     pub forks: u64,
+    /// The highest such number; 0 when there is none.
+    pub fork_to: u64,
     /// The highest number read that this outbox never gave; 0 when there is none.
     pub strange: u64,
     /// When it was noticed, in milliseconds since 1970.

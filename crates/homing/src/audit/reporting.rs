@@ -13,8 +13,8 @@ use super::verdict::{Cause, Verdict};
 use super::watched::{Doubt, Watched};
 use crate::SqliteOutbox;
 use crate::kafka::partition_list::TopicPartition;
-use crate::outbox::sqlite::{Acceptance, AuditLane, AuditStore, GapStanding, SavedGap, SeqRange};
-use crate::outbox::store::RepairState;
+use crate::outbox::sqlite::{AuditLane, AuditStore, GapStanding, SavedGap, SeqRange};
+use crate::outbox::store::{Acceptance, RepairState};
 use homing_core::StreamName;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -72,6 +72,7 @@ impl Session<'_> {
         unreachable.sort_by(|one, other| (&one.topic, one.partition).cmp(&(&other.topic, other.partition)));
         let known = Known {
             stream: &self.stream,
+            outbox: self.outbox,
             store: &self.store,
             watched: &self.watched,
             lanes: &self.lanes,
@@ -113,6 +114,7 @@ pub(super) fn recall(outbox: &SqliteOutbox, options: &AuditOptions) -> Result<Au
     }
     let known = Known {
         stream: outbox.stream(),
+        outbox,
         store: &store,
         watched: &watched,
         lanes: &store.lanes()?,
@@ -126,6 +128,7 @@ pub(super) fn recall(outbox: &SqliteOutbox, options: &AuditOptions) -> Result<Au
 /// What a report is made of.
 struct Known<'a> {
     stream: &'a StreamName,
+    outbox: &'a SqliteOutbox,
     store: &'a AuditStore,
     watched: &'a [Watched],
     lanes: &'a [AuditLane],
@@ -175,7 +178,7 @@ impl Known<'_> {
             gaps,
             closed: reports(&self.store.closed_gaps(CLOSED_MAX)?)?,
             doubts,
-            accepted: self.store.acceptances()?.iter().map(accepted_report).collect(),
+            accepted: self.outbox.acceptances()?.iter().map(accepted_report).collect(),
             set_aside: self.store.set_aside()?,
             unreachable: Vec::new(),
             totals,
@@ -190,6 +193,7 @@ impl Known<'_> {
                 partition,
                 epoch: *epoch,
                 forks: doubt.forks,
+                fork_to: if doubt.forks > 0 { doubt.fork_to } else { 0 },
                 strange: doubt.strange,
                 since_ms: doubt.since_ms,
             };
@@ -247,9 +251,9 @@ fn unreachable(at: &TopicPartition, why: &str) -> UnreachableReport {
 
 fn accepted_report(accepted: &Acceptance) -> AcceptedReport {
     AcceptedReport {
-        topic: accepted.topic.as_str().to_owned(),
-        partition: accepted.partition.0,
-        epoch: accepted.epoch.0,
+        topic: accepted.lane.topic.as_str().to_owned(),
+        partition: accepted.lane.partition.0,
+        epoch: accepted.lane.epoch.0,
         from: accepted.from.0,
         to: accepted.to.0,
         by: accepted.by.clone(),

@@ -10,7 +10,8 @@ use crate::kafka::partition_list::TopicPartition;
 use crate::kafka::producer::ProducerError;
 use crate::kafka::reader::{ReadFrom, ReaderError, TopicReader};
 use crate::kafka::record::Record;
-use crate::outbox::sqlite::{Acceptance, AuditLane, AuditStore, SavedGap, SavedPartition};
+use crate::outbox::sqlite::{AuditLane, AuditStore, SavedGap, SavedPartition};
+use crate::outbox::store::Acceptance;
 use crate::{KafkaConfig, SqliteOutbox};
 use homing_core::{Offset, Partition, StreamName, TopicName};
 use std::cell::RefCell;
@@ -31,6 +32,7 @@ pub(super) struct Session<'a> {
     pub options: &'a AuditOptions,
     pub kafka: &'a KafkaConfig,
     pub stream: StreamName,
+    pub outbox: &'a SqliteOutbox,
     pub store: AuditStore,
     pub extent: Extent,
     pub version: i64,
@@ -66,7 +68,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     /// Takes up what was saved last.
     pub fn open(
-        outbox: &SqliteOutbox,
+        outbox: &'a SqliteOutbox,
         kafka: &'a KafkaConfig,
         options: &'a AuditOptions,
         extent: Extent,
@@ -81,6 +83,7 @@ impl<'a> Session<'a> {
             options,
             kafka,
             stream: outbox.stream().clone(),
+            outbox,
             store,
             extent,
             version: 0,
@@ -117,6 +120,7 @@ impl<'a> Session<'a> {
         let saved = self.store.load()?;
         (self.version, self.gaps) = (saved.version, saved.open);
         self.pinned = self.store.clusters()?.0;
+        self.acceptances = self.outbox.acceptances()?;
         if self.extent == Extent::Rest {
             self.watched.clear();
             self.retired.clear();

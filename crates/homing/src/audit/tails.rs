@@ -4,11 +4,11 @@ use super::error::AuditError;
 use super::gaps;
 use super::session::Session;
 use super::watched::{Unsaved, Watched};
-use crate::outbox::sqlite::{Acceptance, AuditLane, SavedGap, SeqRange};
+use crate::outbox::sqlite::{AuditLane, SavedGap, SeqRange};
 use homing_core::{Epoch, Partition, Seq, StreamName, TopicName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// By lane: up to which number strange ones are accepted.
+/// By lane: up to which number forks and strange ones are accepted.
 type Strange = HashMap<(TopicName, Epoch, Partition), Seq>;
 
 impl Session<'_> {
@@ -16,7 +16,7 @@ impl Session<'_> {
     pub fn consult_outbox(&mut self, now_ms: i64) -> Result<(), AuditError> {
         // Settled seqs first, then the ends: what is settled by now lies below the ends.
         self.lanes = self.store.lanes()?;
-        self.acceptances = self.store.acceptances()?;
+        self.acceptances = self.outbox.acceptances()?;
         let lanes = std::mem::take(&mut self.lanes);
         let asked = self.consult(&lanes, now_ms);
         self.lanes = lanes;
@@ -36,7 +36,6 @@ impl Session<'_> {
                     &self.stream,
                     of_partition,
                     &strange,
-                    &self.acceptances,
                     now_ms,
                 );
             }
@@ -75,9 +74,9 @@ impl Session<'_> {
 
     fn excuse_accepted(&mut self) {
         for accepted in std::mem::take(&mut self.acceptances) {
-            if let Some(place) = self.place(&accepted.topic, accepted.partition) {
+            if let Some(place) = self.place(&accepted.lane.topic, accepted.lane.partition) {
                 let range = (accepted.from, accepted.to);
-                self.watched[place].excuse(&self.stream, accepted.epoch, range);
+                self.watched[place].excuse(&self.stream, accepted.lane.epoch, range);
             }
             self.acceptances.push(accepted);
         }
@@ -160,14 +159,7 @@ impl Session<'_> {
 impl Watched {
     /// Notes numbers that were read and that the outbox, asked afterwards, has not given; and lets
     /// doubts go that somebody accepted.
-    fn note_doubts(
-        &mut self,
-        stream: &StreamName,
-        lanes: &[AuditLane],
-        accepted: &Strange,
-        acceptances: &[Acceptance],
-        now_ms: i64,
-    ) {
+    fn note_doubts(&mut self, stream: &StreamName, lanes: &[AuditLane], accepted: &Strange, now_ms: i64) {
         let mut strange = 0;
         for epoch in self.epochs(stream) {
             let lane = lanes.iter().find(|lane| lane.epoch == epoch);
@@ -187,14 +179,7 @@ impl Watched {
             } else if highest <= known {
                 doubt.strange = 0;
             }
-            let covers = |from: u64, to: u64| {
-                acceptances.iter().any(|of| {
-                    (&of.topic, of.epoch, of.partition) == (&key.0, epoch, key.2)
-                        && of.to.0 >= to
-                        && (of.from.0 <= from || lane.is_some_and(|lane| lane.verified >= to))
-                })
-            };
-            if doubt.forks > 0 && covers(doubt.fork_from, doubt.fork_to.min(given)) {
+            if accepted.get(&key).is_some_and(|through| through.0 >= doubt.fork_to) {
                 doubt.forks = 0;
             }
             let before = self.doubts.remove(&epoch.0);

@@ -194,7 +194,7 @@ impl Session<'_> {
         let accepted: u64 = self
             .acceptances
             .iter()
-            .filter(|of| (&of.topic, of.epoch, of.partition) == (topic, epoch, partition))
+            .filter(|of| (&of.lane.topic, of.lane.epoch, of.lane.partition) == (topic, epoch, partition))
             .map(|of| (of.to.0.min(through) + 1).saturating_sub(of.from.0))
             .sum();
         Ok(through.saturating_sub(voided).saturating_sub(accepted))

@@ -75,7 +75,7 @@ fn describe(outlook: &[LossOutlook], done: bool) -> String {
             let _ = write!(said, ", {} numbers of two messages", lane.forks); // writing to a String cannot fail
         }
         if lane.strange > 0 {
-            let _ = write!(said, ", numbers up to {} that this outbox never gave", lane.strange); // as above
+            let _ = write!(said, ", doubtful numbers up to {}", lane.strange); // as above
         }
         let _ = writeln!(out, "{name:<14}{said}"); // as above
     }

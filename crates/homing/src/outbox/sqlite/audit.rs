@@ -8,13 +8,14 @@ mod acceptance;
 mod evidence;
 mod types;
 
-pub use acceptance::{Acceptance, Acceptor};
+pub use acceptance::Acceptor;
 pub use types::{
     AckedPart, AuditLane, AuditOrder, Changes, GapStanding, SavedAudit, SavedGap, SavedPartition, SeqRange,
     TOPIC_GONE, Written,
 };
 
 use super::SqliteOutbox;
+use super::guard::Guarded;
 use super::pins::parse_topic;
 use crate::outbox::error::{During, OutboxError};
 use crate::outbox::store::RepairState;
@@ -57,19 +58,8 @@ CREATE TABLE IF NOT EXISTS homing_audit_gap (
 );
 CREATE INDEX IF NOT EXISTS homing_audit_gap_open ON homing_audit_gap (id) WHERE closed_at_ms IS NULL;
 
--- Losses that somebody accepted, for ever: these seqs are not asked for any more.
-CREATE TABLE IF NOT EXISTS homing_acceptance (
-    topic     TEXT NOT NULL,
-    epoch     INTEGER NOT NULL,
-    partition INTEGER NOT NULL,
-    from_seq  INTEGER NOT NULL,
-    to_seq    INTEGER NOT NULL,
-    by_whom   TEXT NOT NULL,
-    why       TEXT NOT NULL,
-    at_ms     INTEGER NOT NULL
-);
-
--- Numbers up to this one that this outbox never gave were read, and that is accepted too.
+-- Up to this number it is accepted that numbers were read which this outbox never gave, or which
+-- stand for two messages.
 CREATE TABLE IF NOT EXISTS homing_audit_strange (
     topic     TEXT NOT NULL,
     epoch     INTEGER NOT NULL,
@@ -77,9 +67,6 @@ CREATE TABLE IF NOT EXISTS homing_audit_strange (
     through   INTEGER NOT NULL,
     PRIMARY KEY (topic, epoch, partition)
 ) WITHOUT ROWID;
-
--- What a report counts.
-CREATE INDEX IF NOT EXISTS homing_dead_letter_open ON homing_dead_letter (id) WHERE redriven_as IS NULL;
 
 -- One row: rises with every write of an auditor.
 CREATE TABLE IF NOT EXISTS homing_audit (
@@ -92,7 +79,7 @@ INSERT OR IGNORE INTO homing_audit (one, version) VALUES (1, 0);
 /// An auditor's connection to a SQLite outbox.
 #[derive(Debug)]
 pub struct AuditStore {
-    connection: Connection,
+    connection: Guarded,
 }
 
 impl SqliteOutbox {
@@ -101,7 +88,7 @@ impl SqliteOutbox {
     /// # Errors
     /// [`OutboxError`] when the database cannot be opened.
     pub fn audit_store(&self) -> Result<AuditStore, OutboxError> {
-        let connection = self.connect()?;
+        let connection = self.connect_guarded()?;
         connection.execute_batch(TABLES).during("create the auditor's tables")?;
         Ok(AuditStore { connection })
     }
@@ -260,6 +247,7 @@ impl AuditStore {
     /// [`OutboxError`] when the database cannot be written.
     pub fn commit(&mut self, changes: Changes<'_>) -> Result<Written, OutboxError> {
         let write = "write what the audit found";
+        self.connection.check()?;
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).during(write)?;
         let moved = tx
             .execute("UPDATE homing_audit SET version = version + 1 WHERE version = ?1", [changes.version])

@@ -1,30 +1,11 @@
 //! Accepting a loss: what can never be read back is closed by name, with a reason, for ever.
 
-use super::{AuditLane, AuditStore, SeqRange, range_key, topic};
+use super::super::acceptance::{Word, accept};
+use super::{AuditLane, AuditStore, topic};
 use crate::outbox::error::{During, OutboxError};
+use crate::outbox::store::LaneKey;
 use homing_core::{Epoch, Partition, Seq, TopicName};
 use rusqlite::{Row, TransactionBehavior, params};
-
-/// Seqs of a lane whose loss somebody accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Acceptance {
-    /// The topic.
-    pub topic: TopicName,
-    /// The epoch.
-    pub epoch: Epoch,
-    /// The partition.
-    pub partition: Partition,
-    /// The first seq.
-    pub from: Seq,
-    /// The last seq.
-    pub to: Seq,
-    /// Who accepted it.
-    pub by: String,
-    /// Why.
-    pub why: String,
-    /// When, in milliseconds since 1970.
-    pub at_ms: i64,
-}
 
 /// Who accepts a loss, and why.
 #[derive(Debug, Clone, Copy)]
@@ -38,34 +19,6 @@ pub struct Acceptor<'a> {
 }
 
 impl AuditStore {
-    /// All losses that were accepted, oldest first.
-    ///
-    /// # Errors
-    /// [`OutboxError`] when the database cannot be read.
-    pub fn acceptances(&self) -> Result<Vec<Acceptance>, OutboxError> {
-        self.connection
-            .prepare_cached(
-                "SELECT topic, epoch, partition, from_seq, to_seq, by_whom, why, at_ms \
-                 FROM homing_acceptance ORDER BY rowid",
-            )
-            .and_then(|mut statement| {
-                let acceptance = |row: &Row<'_>| {
-                    Ok(Acceptance {
-                        topic: topic(row, 0)?,
-                        epoch: Epoch(row.get(1)?),
-                        partition: Partition(row.get(2)?),
-                        from: Seq(row.get::<_, i64>(3)? as u64),
-                        to: Seq(row.get::<_, i64>(4)? as u64),
-                        by: row.get(5)?,
-                        why: row.get(6)?,
-                        at_ms: row.get(7)?,
-                    })
-                };
-                statement.query_map([], acceptance)?.collect()
-            })
-            .during("read the losses that were accepted")
-    }
-
     /// Up to which number each lane's numbers that this outbox never gave are accepted.
     ///
     /// # Errors
@@ -97,23 +50,16 @@ impl AuditStore {
         acceptor: Acceptor<'_>,
     ) -> Result<(), OutboxError> {
         let write = "accept a loss";
-        let (topic, epoch, partition) = (&lane.topic, lane.epoch, lane.partition);
-        let range = SeqRange { topic, epoch, partition, from: Seq(lane.verified).next(), to: through };
-        let (topic, epoch, partition, from, to) = range_key(&range);
+        let key = LaneKey { topic: lane.topic.clone(), epoch: lane.epoch, partition: lane.partition };
+        let (topic, epoch, partition) = (key.topic.as_str(), key.epoch.0, key.partition.0);
+        let to = i64::try_from(through.0).unwrap_or(i64::MAX);
         let Acceptor { by, why, now_ms } = acceptor;
+        self.connection.check()?;
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).during(write)?;
-        tx.execute(
-            "INSERT INTO homing_acceptance (topic, epoch, partition, from_seq, to_seq, by_whom, why, at_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![topic, epoch, partition, from.min(to), to, by, why, now_ms],
-        )
-        .during(write)?;
-        tx.execute(
-            "UPDATE homing_lane SET verified_seq = MAX(verified_seq, ?4) \
-             WHERE topic = ?1 AND epoch = ?2 AND partition = ?3",
-            params![topic, epoch, partition, to],
-        )
-        .during(write)?;
+        // An epoch that only another database knows has no lane here, and no message of ours.
+        if through.0 > 0 {
+            accept(&tx, &key, through, &Word { by, why, at_ms: now_ms })?;
+        }
         if let Some(strange) = strange {
             tx.execute(
                 "INSERT OR REPLACE INTO homing_audit_strange VALUES (?1, ?2, ?3, ?4)",
