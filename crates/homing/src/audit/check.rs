@@ -346,3 +346,49 @@ fn wanted(gap: &SavedGap, open: &[OpenGap], orders: &[AuditOrder]) -> Vec<(Seq, 
     }
     wanted
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use homing_core::gap::{GapState, Precision};
+    use homing_core::{Epoch, Partition, TopicName};
+
+    fn gap(verdicts: &[Verdict]) -> SavedGap {
+        SavedGap {
+            id: Some(1),
+            topic: TopicName::parse("t").unwrap(),
+            epoch: Epoch(1),
+            partition: Partition(0),
+            from: Seq(3),
+            to: Seq(4),
+            standing: GapStanding::Confirmed,
+            opened_at_ms: 0,
+            confirmed_at_ms: Some(0),
+            closed_at_ms: None,
+            verdicts: serde_json::to_string(verdicts).unwrap(),
+        }
+    }
+
+    fn ordered(cause: Cause, compacted: bool) -> Vec<(Seq, Seq)> {
+        let (from, to, evidence) = (Seq(3), Seq(4), String::new());
+        let gap = gap(&[Verdict { from, to, cause, compacted, evidence }]);
+        let (state, precision) = (GapState::Confirmed, Precision::Exact);
+        wanted(&gap, &[OpenGap { from, to, since_ms: 0, state, precision }], &[])
+    }
+
+    #[test]
+    fn nothing_is_sent_again_on_a_compacted_topic_whatever_the_cause() {
+        assert_eq!(ordered(Cause::Truncated, false), [(Seq(3), Seq(4))]);
+        for cause in [Cause::Truncated, Cause::Overwritten, Cause::Compacted, Cause::Expired] {
+            assert_eq!(ordered(cause, true), [], "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_again_before_its_cause_is_known() {
+        for cause in [Cause::Undetermined, Cause::Pruned, Cause::NeverGiven, Cause::OtherCluster] {
+            assert_eq!(ordered(cause, false), [], "{cause:?}");
+        }
+    }
+}

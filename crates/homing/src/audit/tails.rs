@@ -32,12 +32,7 @@ impl Session<'_> {
         };
         for of_partition in lanes.chunk_by(of_one) {
             if let Some(place) = self.place(&of_partition[0].topic, of_partition[0].partition) {
-                self.watched[place].note_doubts(
-                    &self.stream,
-                    of_partition,
-                    &strange,
-                    now_ms,
-                );
+                self.watched[place].note_doubts(&self.stream, of_partition, &strange, now_ms);
             }
         }
         self.look_at_tails(lanes, now_ms);

@@ -75,7 +75,9 @@ impl Cause {
             Self::Compacted => "the topic is compacted; set cleanup.policy=delete",
             Self::Corrupted => "a record was changed on its way or on disk; update clients, check disks",
             Self::Unread => "the record is there; it is read again",
-            Self::TopicGone => "the topic was deleted; ask who did, and protect it",
+            Self::TopicGone => {
+                "the topic was deleted, or created anew; protect it, and see `homing topic reopen`"
+            }
             Self::OtherCluster => "this is not the cluster they were sent to; check kafka.bootstrap",
             Self::Pruned => "its row is pruned, it cannot be sent again; restore it from a backup",
             Self::NeverGiven => "the database was restored or copied; begin a new stream or a new epoch",
