@@ -231,7 +231,8 @@ fn embedded_a_partition_that_cannot_be_read_holds_no_other_back_and_never_looks_
     let of_two: u64 = bench.records().iter().filter(|record| record.partition != 1).count() as u64;
     bench.cluster.stop_broker();
     let segment = bench.cluster.segments(&bench.orders, 1);
-    let mut bytes = std::fs::read(&segment[0]).unwrap();
+    let sound = std::fs::read(&segment[0]).unwrap();
+    let mut bytes = sound.clone();
     bytes[100] ^= 0xff; // within the first batch: sound ones follow, so the partition is refused
     std::fs::write(&segment[0], bytes).unwrap();
     bench.cluster.start_broker_again();
@@ -247,5 +248,12 @@ fn embedded_a_partition_that_cannot_be_read_holds_no_other_back_and_never_looks_
     auditor.until("it goes on and says what it cannot read", |report| report.unreachable.len() == 1);
     let waits_for = auditor.status.waits_for().unwrap();
     assert!(waits_for.contains("[1]"), "{waits_for}");
-    auditor.stop();
+    bench.cluster.stop_broker();
+    std::fs::write(&segment[0], sound).unwrap();
+    bench.cluster.start_broker_again();
+    auditor.until("it takes the partition up again", |report| {
+        report.unreachable.is_empty() && read(report) == 180
+    });
+    assert_eq!(auditor.stop().outcome(), Outcome::Clean);
+    assert_eq!(verified(&bench), 180);
 }

@@ -89,7 +89,7 @@ fn what_is_verified_is_written_at_once_and_what_a_detector_knows_only_now_and_th
     }
     let states: i64 = db.query_row("SELECT COUNT(*) FROM written", [], |row| row.get(0)).unwrap();
     let spells = begun.elapsed().as_secs() as i64 / 5 + 1;
-    assert!(states <= spells, "{states} writes for 39 messages, in {spells} spells of 5 s");
+    assert!(states <= spells + 3, "{states} writes for 39 messages, in {spells} spells of 5 s");
     auditor.stop();
     let report = audit_bench::audit_once(&bench, options());
     assert_eq!((report.outcome(), report.totals.records), (Outcome::Clean, 40));

@@ -4,7 +4,7 @@ use super::diagnosis::{Case, Doctor};
 use super::error::AuditError;
 use super::gaps::missing;
 use super::options::Repairing;
-use super::session::{Session, now_ms};
+use super::session::{Extent, Session, now_ms};
 use super::verdict::{Cause, Verdict};
 use super::watched::{Unsaved, Watched};
 use crate::kafka::partition_list::TopicPartition;
@@ -136,14 +136,8 @@ impl Session<'_> {
             probes_max: self.options.probes_max,
             elsewhere: elsewhere.map(|pinned| (self.cluster_id.as_str(), pinned)),
         };
-        // A topic that is not there has no settings; without an answer nothing is ordered either.
-        let compacted = match watched.is_present() {
-            true => match self.is_compacted(&gap.topic) {
-                Some(compacted) => compacted,
-                None => return Ok(Vec::new()),
-            },
-            false => false,
-        };
+        // A topic that is not there has no settings.
+        let compacted = if watched.is_present() { self.is_compacted(&gap.topic) } else { Some(false) };
         let missing = missing(gap, &open);
         let case = Case { watched, epoch: gap.epoch, lane: self.lane_of(gap), missing: &missing, compacted };
         Ok(doctor.examine(&case)?)
@@ -309,13 +303,28 @@ impl Session<'_> {
             if !watched.judged || watched.doubts.contains_key(&lane.epoch.0) {
                 continue;
             }
+            // An epoch that is too old to be remembered stays as it is.
+            if watched.lane(&self.stream, lane.epoch).is_none() {
+                continue;
+            }
             let read = watched.watermark(&self.stream, lane.epoch).min(lane.settled);
-            let read = if lane.superseded { read.max(lane.verified) } else { read };
-            if read != lane.verified {
+            if read > lane.verified || (read < lane.verified && self.is_lowered(watched, lane)) {
                 changed.push((lane.clone(), read));
             }
         }
         changed
+    }
+}
+
+impl Session<'_> {
+    /// Whether a lane is no longer verified so far. A whole audit may have ended before another
+    /// auditor went on, so there only what is missing counts.
+    fn is_lowered(&self, watched: &Watched, lane: &AuditLane) -> bool {
+        let missing = || {
+            let first = watched.open_gaps(&self.stream, lane.epoch).first().map(|gap| gap.from.0);
+            first.is_some_and(|first| first <= lane.verified)
+        };
+        !lane.superseded && (self.extent == Extent::Rest || missing())
     }
 }
 

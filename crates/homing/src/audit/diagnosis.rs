@@ -48,8 +48,8 @@ pub(super) struct Case<'a> {
     /// The lane as the outbox has it; `None` when it has no such epoch.
     pub lane: Option<&'a AuditLane>,
     pub missing: &'a [(Seq, Seq)],
-    /// Whether the topic is compacted.
-    pub compacted: bool,
+    /// Whether the topic is compacted; `None` when Kafka does not say.
+    pub compacted: Option<bool>,
 }
 
 /// The log of a partition, as far as it was asked about.
@@ -105,8 +105,7 @@ impl Doctor<'_> {
         let given = case.lane.map_or(0, |lane| lane.next_seq.0 - 1);
         let mut say = |from: Seq, to: Seq, cause, evidence| {
             if from <= to {
-                let compacted = case.compacted;
-                verdicts.push(Verdict { from, to, cause, compacted, evidence });
+                verdicts.push(case.verdict((from, to), cause, evidence));
             }
         };
         let known_to = to.min(Seq(given));
@@ -199,6 +198,21 @@ impl Doctor<'_> {
             (true, Some(true)) => (Cause::Unread, "it stands there, sound".to_owned()),
             (true, _) => (Cause::Corrupted, "it stands there, but key or payload were changed".to_owned()),
         }
+    }
+}
+
+impl Case<'_> {
+    /// Without knowing whether the topic is compacted nothing may be sent again, so nothing is said
+    /// for certain.
+    fn verdict(&self, (from, to): (Seq, Seq), cause: Cause, evidence: String) -> Verdict {
+        let (cause, evidence) = match self.compacted {
+            None if cause.is_repairable() => {
+                let doubt = "Kafka does not say whether the topic is compacted (DescribeConfigs)";
+                (Cause::Undetermined, format!("{evidence}; but {doubt}, so nothing is sent again"))
+            }
+            _ => (cause, evidence),
+        };
+        Verdict { from, to, cause, compacted: self.compacted == Some(true), evidence }
     }
 }
 

@@ -154,7 +154,7 @@ impl Auditor {
     fn read_all(&self, session: &mut Session<'_>, shutdown: &Shutdown) -> Result<(), AuditError> {
         let present: Vec<usize> =
             (0..session.watched.len()).filter(|place| session.watched[*place].is_present()).collect();
-        let mut left = session.ends(&present);
+        let mut left = session.ends(&present, self.options.request_timeout);
         let patience = self.options.request_timeout.max(Duration::from_secs(1)) * 3;
         let mut progress = (Instant::now(), session.records_read());
         while !left.is_empty() && !shutdown.is_triggered() && progress.0.elapsed() < patience {

@@ -255,12 +255,10 @@ impl<'a> Session<'a> {
     }
 
     /// Where each partition that is there ends now. Those that do not tell are noted.
-    pub fn ends(&mut self, places: &[usize]) -> Vec<(usize, Offset)> {
+    pub fn ends(&mut self, places: &[usize], wait: Duration) -> Vec<(usize, Offset)> {
         let at: Vec<_> = places.iter().map(|place| self.watched[*place].at.clone()).collect();
         let mut ends = Vec::new();
-        for ((place, at), answer) in
-            places.iter().zip(&at).zip(self.reader.ends(&at, self.options.request_timeout))
-        {
+        for ((place, at), answer) in places.iter().zip(&at).zip(self.reader.ends(&at, wait)) {
             match answer {
                 Ok((_, high)) => {
                     self.unreachable.remove(at);

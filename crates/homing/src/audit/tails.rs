@@ -91,8 +91,11 @@ impl Session<'_> {
         let asked: BTreeSet<usize> =
             behind.iter().map(|(place, _)| *place).filter(|place| self.is_to_be_asked(*place)).collect();
         let asked: Vec<usize> = asked.into_iter().collect();
-        let ends: BTreeMap<usize, _> =
-            if asked.is_empty() { BTreeMap::new() } else { self.ends(&asked).into_iter().collect() };
+        let ends: BTreeMap<usize, _> = if asked.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.ends(&asked, self.options.request_timeout).into_iter().collect()
+        };
         for (place, lane) in behind {
             let at_end = !self.watched[place].is_present()
                 || ends.get(&place).is_some_and(|end| self.has_read(place, *end));

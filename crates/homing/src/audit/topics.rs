@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Topics that are asked about at once.
 const TOPICS_MAX: usize = 500;
+/// How long partitions that did not answer are asked again.
+const ASK_AGAIN_FOR: Duration = Duration::from_secs(1);
 /// How long a topic's settings are believed.
 const SETTINGS_FOR: Duration = Duration::from_secs(60);
 
@@ -39,6 +41,7 @@ impl Session<'_> {
                 self.looks.entry(topic.clone()).or_default().take(answer);
             }
         }
+        self.ask_again();
         let mut fresh = Vec::new();
         let mut wanted: Vec<_> = self
             .lanes
@@ -59,6 +62,20 @@ impl Session<'_> {
             }
         }
         if fresh.is_empty() { Ok(()) } else { self.take_up(&fresh) }
+    }
+
+    /// Asks the partitions again that could not be reached; not for long, since others wait.
+    fn ask_again(&mut self) {
+        let places: Vec<usize> =
+            self.unreachable.keys().filter_map(|at| self.place(&at.topic, at.partition)).collect();
+        let (there, gone): (Vec<_>, Vec<_>) =
+            places.into_iter().partition(|place| self.watched[*place].is_present());
+        for place in gone {
+            self.unreachable.remove(&self.watched[place].at);
+        }
+        if !there.is_empty() {
+            self.ends(&there, self.options.request_timeout.min(ASK_AGAIN_FOR));
+        }
     }
 
     /// Begins with partitions, or goes on where this topic of this cluster was left.
