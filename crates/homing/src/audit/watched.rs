@@ -203,6 +203,13 @@ impl Watched {
         seen.id = record.id().map(uuid::Uuid::into_bytes);
         seen.flags = record.flags();
         self.detector.observe(&stamp, &seen, &mut self.observations);
+        let first = |of: &Observation| matches!(of, Observation::Advanced | Observation::GapOpened { .. });
+        if seen.flags.replay && self.observations.iter().any(first) {
+            // Sent again, and the first one that is read: what stood there before is gone.
+            let by = FilledBy::Repaired;
+            self.observations.retain(|of| *of != Observation::Advanced);
+            self.observations.push(Observation::Filled { by });
+        }
         if self.observations.as_slice() == [Observation::Advanced] {
             self.observations.clear();
             return;
