@@ -138,8 +138,8 @@ fn state_of_another_kind_or_version_is_told_apart() {
     let lane = LaneDetector::new(StartPolicy::FromFirst, Limits::default()).encode();
     assert_eq!(PartitionDetector::decode(&lane, Limits::default()), Err(StateError::Foreign));
     assert_eq!(LaneDetector::decode(b"", Limits::default()), Err(StateError::Foreign));
-    assert_eq!(LaneDetector::decode(b"HGAP\x02", Limits::default()), Err(StateError::Version(2)));
-    assert_eq!(LaneDetector::decode(b"HGAP\x01L", Limits::default()), Err(StateError::Checksum));
+    assert_eq!(LaneDetector::decode(b"HGAP\x01", Limits::default()), Err(StateError::Version(1)));
+    assert_eq!(LaneDetector::decode(b"HGAP\x02L", Limits::default()), Err(StateError::Checksum));
 }
 
 #[test]

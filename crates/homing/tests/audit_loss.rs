@@ -8,8 +8,9 @@ use audit_bench::{
     seqs, settle, swallow,
 };
 use homing::audit::{AuditOptions, AuditReport, Cause, GapStanding, Outcome, RepairStanding, Repairing};
-use homing_broker::Count;
+use homing_broker::{ApiKey, Count, Fault};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 fn look_only() -> AuditOptions {
     AuditOptions { repair: Repairing::Off, ..options() }
@@ -184,4 +185,24 @@ fn an_auditor_killed_between_any_two_steps_misses_nothing_and_counts_nothing_twi
             assert!(report.closed.is_empty(), "{step} {nth}: {:?}", report.closed);
         }
     }
+}
+
+#[test]
+fn a_cause_that_could_not_be_found_is_looked_for_again() {
+    let bench = Bench::between();
+    let relay = bench.relay();
+    settle(&bench, (0..60).map(|n| bench.message(n % 13, n)));
+    swallow(&bench, Count::Once);
+    settle(&bench, (60..90).map(|n| bench.message(n % 13, n)));
+    settle(&bench, (90..150).map(|n| bench.message(n % 13, n)));
+    relay.stop();
+    let (grace, request_timeout) = (Duration::from_secs(2), Duration::from_millis(500));
+    let auditor = RunningAuditor::start(&bench, AuditOptions { grace, request_timeout, ..look_only() });
+    auditor.until("the gap is seen", |report| report.suspect().next().is_some());
+    bench.cluster.faults().inject(ApiKey::Fetch, Fault::DropResponse, Count::Always);
+    let unknown = |report: &AuditReport| causes(report).contains(&Cause::Undetermined);
+    auditor.until("its cause cannot be found", unknown);
+    bench.cluster.faults().clear();
+    let report = auditor.until("its cause is found", |report| !report.gaps.is_empty() && !unknown(report));
+    assert!(causes(&report).contains(&Cause::Overwritten), "{report:?}");
 }

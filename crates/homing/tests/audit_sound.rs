@@ -66,3 +66,32 @@ fn an_audit_without_a_broker_says_that_it_cannot_tell() {
     let error = auditor.run_once(&Shutdown::new()).unwrap_err();
     assert_eq!(error.retry(), homing::Retry::Later, "{error}");
 }
+
+#[test]
+fn what_is_verified_is_written_at_once_and_what_a_detector_knows_only_now_and_then() {
+    let bench = Bench::with(|kafka| kafka.topic_partitions = 1);
+    let relay = bench.relay();
+    let auditor = audit_bench::RunningAuditor::start(&bench, options());
+    let db = bench.outbox.connect().unwrap();
+    let begun = std::time::Instant::now();
+    for n in 0..40 {
+        bench.enqueue([bench.message(1, n)]);
+        wait_until("it is verified", || {
+            bench.outbox.stats().unwrap().lanes.iter().any(|lane| lane.verified == n as u64 + 1)
+        });
+        if n == 0 {
+            db.execute_batch(
+                "CREATE TABLE written (at INTEGER); CREATE TRIGGER writes AFTER INSERT ON homing_audit_state \
+                 BEGIN INSERT INTO written VALUES (1); END;",
+            )
+            .unwrap();
+        }
+    }
+    let states: i64 = db.query_row("SELECT COUNT(*) FROM written", [], |row| row.get(0)).unwrap();
+    let spells = begun.elapsed().as_secs() as i64 / 5 + 1;
+    assert!(states <= spells + 3, "{states} writes for 39 messages, in {spells} spells of 5 s");
+    auditor.stop();
+    let report = audit_bench::audit_once(&bench, options());
+    assert_eq!((report.outcome(), report.totals.records), (Outcome::Clean, 40));
+    relay.stop();
+}

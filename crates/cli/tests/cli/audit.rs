@@ -55,3 +55,34 @@ fn embedded_records_cut_off_a_log_are_found_explained_and_sent_again() {
     payloads.sort();
     assert_eq!(payloads, ["1", "2", "3", "4", "5"]);
 }
+
+#[test]
+fn embedded_a_loss_is_shown_before_it_is_accepted_and_named_for_ever_after() {
+    let home = Home::embedded();
+    let drain = || {
+        let set = ["--set", "kafka.topic_partitions=1", "--set", "audit.enabled=false"];
+        home.run(["run", "--until-drained"].into_iter().chain(set)).expect(0, &[]);
+    };
+    home.run_with(["send", "--topic", "orders"], b"1\n2\n3\n").expect(0, &[]);
+    drain();
+    let before = std::fs::metadata(segment(&home)).unwrap().len();
+    home.run_with(["send", "--topic", "orders"], b"4\n5\n").expect(0, &[]);
+    drain();
+    std::fs::File::options().write(true).open(segment(&home)).unwrap().set_len(before).unwrap();
+    let audit = ["audit", "--set", "audit.grace_ms=100", "--set", "audit.repair=off"];
+    let told = home.run(audit).expect(1, &[]).out;
+    assert!(told.contains("read back     3 of them, in 3 records"), "{told}");
+
+    let accept = ["audit", "accept", "--topic", "orders", "--all"];
+    let shown = home.run(accept).expect(1, &[]).out;
+    let what = "orders[0] epoch 1: numbers 4 to 5, 2 of them known to be missing";
+    assert!(shown.contains("would accept") && shown.contains(what), "{shown}");
+    home.run(accept.into_iter().chain(["--yes"])).expect(2, &["--by", "--why"]);
+    home.run(audit).expect(1, &[]);
+    let by = ["--yes", "--by", "ann", "--why", "told the customer"];
+    let done = home.run(accept.into_iter().chain(by)).expect(0, &[]).out;
+    assert!(done.contains("accepted") && done.contains(what), "{done}");
+    let told = home.run(audit).expect(0, &[]).out;
+    assert!(told.contains("numbers 4 to 5, by ann") && told.contains("told the customer"), "{told}");
+    assert!(told.contains("read back     3 of them") && told.contains("missing       nothing"), "{told}");
+}

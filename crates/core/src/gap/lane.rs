@@ -60,7 +60,18 @@ pub struct LaneDetector {
     pub(super) offset_high: i64,
     /// The last number, once the epoch is closed.
     pub(super) last: Option<u64>,
+    /// How many numbers within `start..=high` are in no gap although they were not read.
+    pub(super) unread: u64,
     pub(super) memory: Memory,
+}
+
+/// Why `high` rises to a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Raised {
+    /// It was read.
+    Read,
+    /// It is in a gap, or voided.
+    Passed,
 }
 
 impl LaneDetector {
@@ -77,6 +88,7 @@ impl LaneDetector {
             expected: VecDeque::new(),
             offset_high: -1,
             last: None,
+            unread: 0,
             memory: Memory::new(limits.memory),
         }
     }
@@ -90,7 +102,7 @@ impl LaneDetector {
         let intact = seen.crc == seen.data_crc && self.last.is_none();
         if intact && self.start.is_some() && self.high.checked_add(1) == Some(seq) {
             self.memory.remember(seq, Fingerprint::of(seen));
-            self.raise(seq);
+            self.raise(seq, Raised::Read);
             out.push(Observation::Advanced);
             return;
         }
@@ -128,7 +140,11 @@ impl LaneDetector {
             } else {
                 out.push(Observation::Advanced);
             }
-            self.raise(seq);
+            match self.high < seq {
+                true => self.raise(seq, Raised::Read),
+                // Passed with the voided numbers before it, as one of them.
+                false => self.unread -= 1,
+            }
         } else if self.fill(seq, out) {
             let by = if seen.flags.replay { FilledBy::Repaired } else { FilledBy::Late };
             out.push(Observation::Filled { by });
@@ -146,7 +162,10 @@ impl LaneDetector {
     fn begin(&mut self, seq: u64, out: &mut Vec<Observation>) -> u64 {
         self.start = Some(seq);
         self.high = seq - 1;
-        self.voided_ahead.retain(|(from, _)| *from >= seq);
+        self.voided_ahead.retain_mut(|(from, to)| {
+            *from = seq.max(*from);
+            *to >= seq
+        });
         if seq > 1 {
             out.push(Observation::UnverifiedBefore(Seq(seq)));
         }
@@ -161,15 +180,39 @@ impl LaneDetector {
         }
         if self.start.is_some() && seq <= self.high {
             if self.fill(seq, out) {
+                self.unread += 1;
                 out.push(Observation::Filled { by: FilledBy::Voided });
             }
             return;
         }
-        insert_range(&mut self.voided_ahead, seq);
+        insert_range(&mut self.voided_ahead, (seq, seq));
         if self.start.is_some() {
-            self.raise(self.high);
+            self.raise(self.high, Raised::Passed);
         }
         self.forget_voided(out);
+    }
+
+    /// Takes in that the numbers `from` to `to` are not asked for any more: whoever answers for the
+    /// lane knows what became of them, or accepts their loss. Says whether any of them was missing
+    /// or would have been.
+    pub fn excuse(&mut self, from: Seq, to: Seq) -> bool {
+        let (from, to) = (from.0.max(self.start.unwrap_or(1)), to.0);
+        if from > to {
+            return false;
+        }
+        let known = if self.start.is_some() { self.high } else { 0 };
+        let freed = self.take_out(from, to.min(known));
+        self.unread += freed;
+        let ahead = (from.max(known.saturating_add(1)), to);
+        if ahead.0 > ahead.1 || self.voided_ahead.iter().any(|of| of.0 <= ahead.0 && ahead.1 <= of.1) {
+            return freed > 0;
+        }
+        insert_range(&mut self.voided_ahead, ahead);
+        if self.start.is_some() {
+            self.raise(self.high, Raised::Passed);
+        }
+        self.forget_voided(&mut Vec::new());
+        true
     }
 
     /// Takes in that all numbers up to `seq` were sent, as the outbox or ledger knows.
@@ -199,16 +242,33 @@ impl LaneDetector {
     ///
     /// A gap that was widened after it was returned is returned again.
     pub fn confirm(&mut self, now_ms: i64, grace_ms: u64) -> Vec<ConfirmedGap> {
+        self.confirm_through(Seq(u64::MAX), now_ms, grace_ms)
+    }
+
+    /// As [`confirm`](Self::confirm), but only what is missing up to `last`: what is above may
+    /// still be sent. A gap on both sides of it becomes two.
+    pub fn confirm_through(&mut self, last: Seq, now_ms: i64, grace_ms: u64) -> Vec<ConfirmedGap> {
         let over =
             |since_ms: i64| now_ms.saturating_sub(since_ms) >= i64::try_from(grace_ms).unwrap_or(i64::MAX);
         let mut unused = Vec::new();
-        while let Some(expected) = self.expected.front().copied().filter(|expected| over(expected.since_ms)) {
+        while let Some(expected) =
+            self.expected.front().copied().filter(|expected| expected.to <= last.0 && over(expected.since_ms))
+        {
             self.expected.pop_front();
             if expected.to > self.high {
                 self.open_through(expected.to, expected.since_ms, &mut unused);
             }
         }
-        let ripe = self.gaps.iter_mut().filter(|gap| gap.state == GapState::Suspect && over(gap.since_ms));
+        let astride = |gap: &Gap| gap.from <= last.0 && gap.to > last.0 && gap.state == GapState::Suspect;
+        if let Some(at) = self.gaps.iter().position(|gap| astride(gap) && over(gap.since_ms)) {
+            let above = Gap { from: last.0 + 1, ..self.gaps[at] };
+            self.gaps[at].to = last.0;
+            self.gaps.insert(at + 1, above);
+        }
+        let ripe = self
+            .gaps
+            .iter_mut()
+            .filter(|gap| gap.state == GapState::Suspect && gap.to <= last.0 && over(gap.since_ms));
         ripe.map(|gap| {
             gap.state = GapState::Confirmed;
             let Gap { from, to, since_ms, precision, .. } = *gap;
@@ -223,6 +283,14 @@ impl LaneDetector {
         let start = self.start?;
         let contiguous = self.gaps.first().map_or(self.high, |gap| gap.from - 1);
         (contiguous >= start).then_some(Seq(contiguous))
+    }
+
+    /// How many numbers were read, each counted once, as far as is remembered for certain.
+    #[must_use]
+    pub fn read_count(&self) -> u64 {
+        let Some(start) = self.start else { return 0 };
+        let missing: u64 = self.gaps.iter().map(|gap| gap.to - gap.from + 1).sum();
+        (self.high + 1).saturating_sub(start).saturating_sub(missing).saturating_sub(self.unread)
     }
 
     /// The first number that is judged; `None` before a reader that started mid-lane reads one.
@@ -258,13 +326,15 @@ impl LaneDetector {
 
     /// Moves `high` up to `seq` and over what was voided right behind it.
     #[inline]
-    fn raise(&mut self, seq: u64) {
+    fn raise(&mut self, seq: u64, why: Raised) {
         self.high = self.high.max(seq);
         if !self.voided_ahead.is_empty() {
-            let high = &mut self.high;
+            let (high, unread) = (&mut self.high, &mut self.unread);
             self.voided_ahead.retain_mut(|(from, to)| {
                 if *from <= high.saturating_add(1) {
                     *high = (*high).max(*to);
+                    *unread = unread.saturating_add((*to - *from).saturating_add(1));
+                    *unread -= u64::from(why == Raised::Read && (*from..=*to).contains(&seq));
                 }
                 *from > *high
             });
@@ -298,7 +368,7 @@ impl LaneDetector {
         }
         self.open(from, to, at_ms, out);
         self.voided_ahead = voided;
-        self.raise(to);
+        self.raise(to, Raised::Passed);
     }
 
     fn open(&mut self, from: u64, to: u64, at_ms: i64, out: &mut Vec<Observation>) {
@@ -333,6 +403,28 @@ impl LaneDetector {
         true
     }
 
+    /// Takes a range out of the gaps; returns how many numbers of it were in one.
+    fn take_out(&mut self, from: u64, to: u64) -> u64 {
+        let mut freed = 0;
+        let mut left = Vec::with_capacity(self.gaps.len());
+        for gap in std::mem::take(&mut self.gaps) {
+            if from > to || gap.to < from || gap.from > to {
+                left.push(gap);
+                continue;
+            }
+            freed += gap.to.min(to) - gap.from.max(from) + 1;
+            if gap.from < from {
+                left.push(Gap { to: from - 1, ..gap });
+            }
+            if gap.to > to {
+                left.push(Gap { from: to + 1, ..gap });
+            }
+        }
+        self.gaps = left;
+        self.coarsen(&mut Vec::new());
+        freed
+    }
+
     /// Makes one of two gaps, with the fewest numbers read between them, until there are few enough.
     pub(super) fn coarsen(&mut self, out: &mut Vec<Observation>) {
         while self.gaps.len() > self.limits.gaps_max.max(1) {
@@ -353,18 +445,13 @@ impl LaneDetector {
     }
 }
 
-/// Adds a number to sorted ranges that do not touch.
-fn insert_range(ranges: &mut Vec<(u64, u64)>, number: u64) {
-    let at = ranges.partition_point(|range| range.1 < number);
-    if ranges.get(at).is_some_and(|range| range.0 <= number) {
-        return;
+/// Adds a range to sorted ranges that do not touch.
+fn insert_range(ranges: &mut Vec<(u64, u64)>, (mut from, mut to): (u64, u64)) {
+    let first = ranges.partition_point(|range| range.1.saturating_add(1) < from);
+    let end = ranges.partition_point(|range| range.0 <= to.saturating_add(1));
+    if first < end {
+        from = from.min(ranges[first].0);
+        to = to.max(ranges[end - 1].1);
     }
-    let joins_below = at > 0 && ranges[at - 1].1 + 1 == number;
-    let joins_above = ranges.get(at).is_some_and(|range| range.0 - 1 == number);
-    match (joins_below, joins_above) {
-        (true, true) => ranges[at - 1].1 = ranges.remove(at).1,
-        (true, false) => ranges[at - 1].1 = number,
-        (false, true) => ranges[at].0 = number,
-        (false, false) => ranges.insert(at, (number, number)),
-    }
+    ranges.splice(first..end, [(from, to)]);
 }

@@ -1,7 +1,7 @@
 //! The durable form of a detector's state.
 //!
 //! ```text
-//! state = "HGAP" version:u8=1 kind:u8 body crc32c:u32          big endian
+//! state = "HGAP" version:u8=2 kind:u8 body crc32c:u32          big endian
 //! kind  = 'L' one lane | 'P' a partition
 //! ```
 //! The checksum covers all before it. A body is made of varints in the order
@@ -23,7 +23,7 @@ pub enum StateError {
     #[error("continuity state is not Homing's, or of another kind")]
     Foreign,
     /// A later version wrote it.
-    #[error("continuity state is of version {0}, not 1")]
+    #[error("continuity state is of version {0}, not 2")]
     Version(u8),
     /// The bytes were changed or cut off.
     #[error("continuity state's checksum does not match")]
@@ -34,7 +34,7 @@ pub enum StateError {
 }
 
 const MAGIC: &[u8; 4] = b"HGAP";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const LANE: u8 = b'L';
 const PARTITION: u8 = b'P';
 
@@ -135,6 +135,7 @@ fn write_lane(out: &mut Vec<u8>, lane: &LaneDetector) {
     }
     varint::push(out, lane.offset_high as u64);
     write_option(out, lane.last);
+    varint::push(out, lane.unread);
     varint::push(out, lane.memory.entries().count() as u64);
     for (seq, Fingerprint { crc, id_hash }) in lane.memory.entries() {
         varint::push(out, seq);
@@ -168,6 +169,7 @@ fn read_lane(body: &mut Body<'_>, limits: Limits) -> Result<LaneDetector, StateE
     }
     lane.offset_high = body.number()? as i64;
     lane.last = body.option()?;
+    lane.unread = body.number()?;
     let mut memory = Memory::new(limits.memory);
     for _ in 0..body.number()? {
         let (seq, crc) = (body.number()?, u32::try_from(body.number()?).map_err(malformed)?);

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | no such number was ever given | | [`NeverGiven`](Cause::NeverGiven) |
 //! | given, and its batch is pruned | | [`Pruned`](Cause::Pruned) |
+//! | acknowledged | it is the log of another cluster | [`OtherCluster`](Cause::OtherCluster) |
 //! | acknowledged at o | the topic is another, or gone | [`TopicGone`](Cause::TopicGone) |
 //! | acknowledged at o | begins above o | [`Expired`](Cause::Expired) |
 //! | acknowledged at o | ends at or below o | [`Truncated`](Cause::Truncated) |
@@ -26,6 +27,9 @@ use std::time::{Duration, Instant};
 /// Batches that are looked up for one gap; the last one's answer stands for what is beyond.
 const BATCHES_MAX: usize = 1000;
 
+/// What is seen where a topic should be.
+pub(super) const NO_TOPIC: &str = "there is no such topic";
+
 /// What a diagnosis may ask.
 pub(super) struct Doctor<'a> {
     pub store: &'a AuditStore,
@@ -33,6 +37,8 @@ pub(super) struct Doctor<'a> {
     pub stream: &'a StreamName,
     pub wait: Duration,
     pub probes_max: usize,
+    /// The cluster that is read, and the one the outbox is pinned to when that is another.
+    pub elsewhere: Option<(&'a str, &'a str)>,
 }
 
 /// The seqs in question.
@@ -42,6 +48,8 @@ pub(super) struct Case<'a> {
     /// The lane as the outbox has it; `None` when it has no such epoch.
     pub lane: Option<&'a AuditLane>,
     pub missing: &'a [(Seq, Seq)],
+    /// Whether the topic is compacted; `None` when Kafka does not say.
+    pub compacted: Option<bool>,
 }
 
 /// The log of a partition, as far as it was asked about.
@@ -67,7 +75,7 @@ impl Doctor<'_> {
             last: None,
         };
         let other_topic = case.lane.is_some_and(|lane| lane.topic_id != case.watched.topic_id);
-        let gone = !case.watched.present || other_topic;
+        let gone = !case.watched.is_present() || other_topic || self.elsewhere.is_some();
         if !gone && let Err(error) = self.ask_ends(&mut log) {
             tracing::warn!(%at, %error, "a gap cannot be looked into yet");
             return Ok(Vec::new());
@@ -97,7 +105,7 @@ impl Doctor<'_> {
         let given = case.lane.map_or(0, |lane| lane.next_seq.0 - 1);
         let mut say = |from: Seq, to: Seq, cause, evidence| {
             if from <= to {
-                verdicts.push(Verdict { from, to, cause, evidence });
+                verdicts.push(case.verdict((from, to), cause, evidence));
             }
         };
         let known_to = to.min(Seq(given));
@@ -144,9 +152,11 @@ impl Doctor<'_> {
         };
         let acked = format!("seq {} was acknowledged at offset {}", seq.0, offset.0);
         let (low, high) = (log.low.0, log.high.0);
-        let (cause, seen) = if gone {
-            let seen =
-                if case.watched.present { "the topic was created anew" } else { "there is no such topic" };
+        let (cause, seen) = if let Some((here, pinned)) = self.elsewhere {
+            (Cause::OtherCluster, format!("by cluster {pinned}; this is cluster {here}"))
+        } else if gone {
+            let there = case.watched.is_present();
+            let seen = if there { "the topic was created anew" } else { NO_TOPIC };
             (Cause::TopicGone, seen.to_owned())
         } else if offset.0 < low {
             (Cause::Expired, format!("the log begins at offset {low}"))
@@ -188,6 +198,21 @@ impl Doctor<'_> {
             (true, Some(true)) => (Cause::Unread, "it stands there, sound".to_owned()),
             (true, _) => (Cause::Corrupted, "it stands there, but key or payload were changed".to_owned()),
         }
+    }
+}
+
+impl Case<'_> {
+    /// Without knowing whether the topic is compacted nothing may be sent again, so nothing is said
+    /// for certain.
+    fn verdict(&self, (from, to): (Seq, Seq), cause: Cause, evidence: String) -> Verdict {
+        let (cause, evidence) = match self.compacted {
+            None if cause.is_repairable() => {
+                let doubt = "Kafka does not say whether the topic is compacted (DescribeConfigs)";
+                (Cause::Undetermined, format!("{evidence}; but {doubt}, so nothing is sent again"))
+            }
+            _ => (cause, evidence),
+        };
+        Verdict { from, to, cause, compacted: self.compacted == Some(true), evidence }
     }
 }
 

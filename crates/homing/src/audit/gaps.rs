@@ -2,31 +2,36 @@
 
 use super::watched::{Fill, Watched};
 use crate::outbox::sqlite::{GapStanding, SavedGap};
+use crate::outbox::store::Acceptance;
 use homing_core::gap::{FilledBy, GapState, OpenGap};
 use homing_core::{Epoch, Seq, StreamName};
 
-/// Brings the open gaps of one partition into step with what its detector says; returns whether
-/// any changed. Closed ones stay in the list until they are written.
+/// Brings the open gaps of one partition, which stand at `known` in the list, into step with what
+/// its detector says; returns those that changed. Closed ones stay in the list until they are written.
 pub(super) fn bring_up(
-    gaps: &mut Vec<SavedGap>,
-    watched: &mut Watched,
-    stream: &StreamName,
+    (gaps, mut known): (&mut Vec<SavedGap>, Vec<usize>),
+    watched: &Watched,
+    (stream, acceptances): (&StreamName, &[Acceptance]),
     now_ms: i64,
 ) -> Vec<usize> {
     let mut changed = Vec::new();
     for epoch in watched.epochs(stream) {
         let open = watched.open_gaps(stream, epoch);
-        for (at, gap) in gaps.iter_mut().enumerate() {
-            let same = is_of(gap, watched, epoch) && gap.closed_at_ms.is_none();
-            if same && step(gap, &open, &watched.fills, now_ms) {
-                changed.push(at);
+        let highest = Seq(watched.highest(stream, epoch));
+        for at in &known {
+            let gap = &mut gaps[*at];
+            if gap.epoch != epoch || gap.closed_at_ms.is_some() {
+                continue;
+            }
+            let closed_by = (highest >= gap.to).then(|| filled_by(gap, &watched.fills, acceptances));
+            if step(gap, &open, closed_by, now_ms) {
+                changed.push(*at);
             }
         }
         for found in open {
-            cover(gaps, watched, (epoch, found), now_ms, &mut changed);
+            cover((gaps, &mut known), watched, (epoch, found), now_ms, &mut changed);
         }
     }
-    watched.fills.clear();
     changed
 }
 
@@ -38,24 +43,29 @@ pub(super) fn missing(gap: &SavedGap, open: &[OpenGap]) -> Vec<(Seq, Seq)> {
         .collect()
 }
 
-fn is_of(gap: &SavedGap, watched: &Watched, epoch: Epoch) -> bool {
-    gap.topic == watched.at.topic && gap.partition == watched.at.partition && gap.epoch == epoch
+/// What brought the last of a gap's seqs.
+fn filled_by(gap: &SavedGap, fills: &[Fill], acceptances: &[Acceptance]) -> GapStanding {
+    let of_gap = |fill: &&Fill| fill.epoch == gap.epoch && (gap.from..=gap.to).contains(&fill.seq);
+    let accepted = acceptances.iter().any(|of| {
+        (&of.lane.topic, of.lane.epoch, of.lane.partition) == (&gap.topic, gap.epoch, gap.partition)
+            && of.to >= gap.to
+    });
+    match fills.iter().rev().find(of_gap).map(|fill| fill.by) {
+        Some(FilledBy::Repaired) => GapStanding::Repaired,
+        Some(FilledBy::Voided) => GapStanding::Voided,
+        Some(FilledBy::Late) => GapStanding::Late,
+        None if accepted => GapStanding::Accepted,
+        None => GapStanding::Found,
+    }
 }
 
-/// Moves one gap on; returns whether it changed.
-fn step(gap: &mut SavedGap, open: &[OpenGap], fills: &[Fill], now_ms: i64) -> bool {
+/// Moves one gap on; returns whether it changed. It is closed only once its partition was read
+/// beyond it: `closed_by` is known then.
+fn step(gap: &mut SavedGap, open: &[OpenGap], closed_by: Option<GapStanding>, now_ms: i64) -> bool {
     let overlaps = |open: &&OpenGap| open.from <= gap.to && open.to >= gap.from;
     if !open.iter().any(|open| overlaps(&open)) {
-        let last = fills
-            .iter()
-            .rev()
-            .find(|fill| fill.epoch == gap.epoch && (gap.from..=gap.to).contains(&fill.seq));
-        gap.standing = match last.map(|fill| fill.by) {
-            Some(FilledBy::Repaired) => GapStanding::Repaired,
-            Some(FilledBy::Voided) => GapStanding::Voided,
-            Some(FilledBy::Late) | None => GapStanding::Late,
-        };
-        gap.closed_at_ms = Some(now_ms);
+        let Some(standing) = closed_by else { return false };
+        (gap.standing, gap.closed_at_ms) = (standing, Some(now_ms));
         return true;
     }
     let certain = open.iter().filter(overlaps).any(|open| open.state == GapState::Confirmed);
@@ -69,15 +79,14 @@ fn step(gap: &mut SavedGap, open: &[OpenGap], fills: &[Fill], now_ms: i64) -> bo
 
 /// Makes sure every seq of a detector's gap is in a gap of the list.
 fn cover(
-    gaps: &mut Vec<SavedGap>,
+    (gaps, known): (&mut Vec<SavedGap>, &mut Vec<usize>),
     watched: &Watched,
     (epoch, found): (Epoch, OpenGap),
     now_ms: i64,
     changed: &mut Vec<usize>,
 ) {
-    let mut of_lane: Vec<usize> = (0..gaps.len())
-        .filter(|at| is_of(&gaps[*at], watched, epoch) && gaps[*at].closed_at_ms.is_none())
-        .collect();
+    let is_open = |at: &usize| gaps[*at].epoch == epoch && gaps[*at].closed_at_ms.is_none();
+    let mut of_lane: Vec<usize> = known.iter().copied().filter(is_open).collect();
     of_lane.sort_by_key(|at| gaps[*at].from);
     let mut from = found.from;
     let mut before: Option<usize> = None;
@@ -104,6 +113,7 @@ fn cover(
                 changed.push(at);
             }
             None => {
+                known.push(gaps.len());
                 changed.push(gaps.len());
                 gaps.push(opened(watched, epoch, (from, to), &found, now_ms));
             }

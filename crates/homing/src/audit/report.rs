@@ -82,12 +82,15 @@ pub struct LaneReport {
     pub epoch: u32,
     /// All seqs up to this one are settled, says the outbox; 0 when none is.
     pub settled: u64,
-    /// All seqs up to this one were read back; 0 when not even the first was.
+    /// Nothing is missing up to this one: read back, void, or accepted as lost; 0 when not even
+    /// the first is there.
     pub watermark: u64,
+    /// How many of the settled seqs were read back, those of `earlier` with them.
+    pub read: u64,
+    /// How many of these were read back by earlier audits and are no longer in the log.
+    pub earlier: u64,
     /// The highest seq that was read; 0 when none was.
     pub highest: u64,
-    /// Nothing is known of seqs below this one: the audit began when they were gone already.
-    pub unverified_before: Option<u64>,
 }
 
 /// How the repair of a gap stands.
@@ -104,6 +107,80 @@ pub enum RepairStanding {
     Irreparable,
     /// It was sent again as often as allowed and never came.
     GivenUp,
+    /// It is never sent again: the topic is compacted, and an old value would stand over a newer one.
+    Compacted,
+    /// It cannot be sent while there is no such topic, or this is another cluster.
+    Nowhere,
+}
+
+/// A lane of which nothing more counts as verified, until somebody accepts what was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DoubtReport {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The epoch.
+    pub epoch: u32,
+    /// How often another message was read under a number read before.
+    pub forks: u64,
+    /// The highest such number; 0 when there is none.
+    pub fork_to: u64,
+    /// The highest number read that this outbox never gave; 0 when there is none.
+    pub strange: u64,
+    /// When it was noticed, in milliseconds since 1970.
+    pub since_ms: i64,
+}
+
+/// A lane whose rows are kept because it cannot be verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BlockedReport {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The epoch.
+    pub epoch: u32,
+    /// It is verified up to this seq.
+    pub verified: u64,
+    /// So many settled seqs behind that are kept.
+    pub rows: u64,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: i64,
+    /// By what.
+    pub why: String,
+}
+
+/// A loss that somebody accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AcceptedReport {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The epoch.
+    pub epoch: u32,
+    /// The first seq.
+    pub from: u64,
+    /// The last one.
+    pub to: u64,
+    /// Who accepted it.
+    pub by: String,
+    /// Why.
+    pub why: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// A partition nothing can be said of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnreachableReport {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// Why.
+    pub why: String,
 }
 
 /// One gap.
@@ -156,6 +233,10 @@ pub struct AuditReport {
     pub stream: String,
     /// When this was put together, in milliseconds since 1970.
     pub at_ms: i64,
+    /// The cluster that was read; `None` when none was yet.
+    pub cluster: Option<String>,
+    /// The cluster that the outbox was sent to, when that is another.
+    pub sent_to_cluster: Option<String>,
     /// Each lane's standing, by topic, partition and epoch.
     pub lanes: Vec<LaneReport>,
     /// Each partition's numbers.
@@ -164,6 +245,16 @@ pub struct AuditReport {
     pub gaps: Vec<GapReport>,
     /// The gaps that were closed last, newest first; at most 100.
     pub closed: Vec<GapReport>,
+    /// Lanes that are not to be trusted.
+    pub doubts: Vec<DoubtReport>,
+    /// Lanes that keep their rows from being pruned.
+    pub blocked: Vec<BlockedReport>,
+    /// What was accepted, oldest first.
+    pub accepted: Vec<AcceptedReport>,
+    /// Rows that were set aside and not put back: Kafka never had them.
+    pub set_aside: u64,
+    /// Partitions nothing can be said of; not part of what the rest says.
+    pub unreachable: Vec<UnreachableReport>,
     /// The numbers of all partitions together.
     pub totals: Counts,
 }
@@ -174,16 +265,22 @@ pub struct AuditReport {
 pub enum Outcome {
     /// Every settled message is in Kafka, once under its own number.
     Clean,
-    /// Something is missing, or numbers are used twice.
+    /// Something is missing or was set aside, or numbers are used twice.
     Findings,
+    /// Nothing was found, but not everything could be read.
+    Unknown,
 }
 
 impl AuditReport {
-    /// Whether anything is missing, or one number stands for two messages.
+    /// Whether anything is missing or was set aside, or one number stands for two messages.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        let sound = self.gaps.is_empty() && self.totals.forks == 0 && self.totals.never_given == 0;
-        if sound { Outcome::Clean } else { Outcome::Findings }
+        let sound = self.gaps.is_empty() && self.doubts.is_empty() && self.set_aside == 0;
+        match (sound && self.sent_to_cluster.is_none(), self.unreachable.is_empty()) {
+            (true, true) => Outcome::Clean,
+            (true, false) => Outcome::Unknown,
+            (false, _) => Outcome::Findings,
+        }
     }
 
     /// The open gaps that are confirmed.

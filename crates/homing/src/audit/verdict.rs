@@ -21,6 +21,8 @@ pub enum Cause {
     Unread,
     /// Its topic was deleted, or deleted and created anew.
     TopicGone,
+    /// It was acknowledged by another cluster than the one that is read.
+    OtherCluster,
     /// Its batch is pruned: nothing is known of it any more.
     Pruned,
     /// This outbox never gave that number: the database was restored, or another relay numbers the stream.
@@ -41,6 +43,7 @@ impl Cause {
             Self::Corrupted => &["P14", "N07", "B13"],
             Self::Unread => &["C16", "C22"],
             Self::TopicGone => &["A03", "A04"],
+            Self::OtherCluster => &["N02", "A11"],
             Self::Pruned => &["X10"],
             Self::NeverGiven => &["X12", "X07"],
             Self::Undetermined => &[],
@@ -50,7 +53,10 @@ impl Cause {
     /// Whether the outbox may still have the rows to send them again.
     #[must_use]
     pub fn is_repairable(self) -> bool {
-        !matches!(self, Self::Pruned | Self::NeverGiven | Self::Unread)
+        !matches!(
+            self,
+            Self::Pruned | Self::NeverGiven | Self::Unread | Self::Undetermined | Self::OtherCluster
+        )
     }
 
     /// What it means and what to do about it, in one sentence each.
@@ -69,7 +75,10 @@ impl Cause {
             Self::Compacted => "the topic is compacted; set cleanup.policy=delete",
             Self::Corrupted => "a record was changed on its way or on disk; update clients, check disks",
             Self::Unread => "the record is there; it is read again",
-            Self::TopicGone => "the topic was deleted; ask who did, and protect it",
+            Self::TopicGone => {
+                "the topic was deleted, or created anew; protect it, and see `homing topic reopen`"
+            }
+            Self::OtherCluster => "this is not the cluster they were sent to; check kafka.bootstrap",
             Self::Pruned => "its row is pruned, it cannot be sent again; restore it from a backup",
             Self::NeverGiven => "the database was restored or copied; begin a new stream or a new epoch",
             Self::Undetermined => "Kafka did not answer; it is asked again",
@@ -88,8 +97,19 @@ pub struct Verdict {
     pub to: Seq,
     /// Why they are missing.
     pub cause: Cause,
+    /// Whether the topic is compacted: sent again, an old value would stand over a newer one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compacted: bool,
     /// What was seen, in words.
     pub evidence: String,
+}
+
+impl Verdict {
+    /// Whether the seqs may be sent again, if the outbox has their rows.
+    #[must_use]
+    pub fn is_repairable(&self) -> bool {
+        self.cause.is_repairable() && !self.compacted
+    }
 }
 
 /// Seqs as plain numbers.

@@ -49,6 +49,11 @@ impl NativeError {
     pub(crate) fn is_out_of_range(&self) -> bool {
         self.code == Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET as i32
     }
+
+    /// Whether the log was cut below what was read (KIP-320).
+    pub(crate) fn is_truncation(&self) -> bool {
+        self.code == Code::RD_KAFKA_RESP_ERR__LOG_TRUNCATION as i32
+    }
 }
 
 /// The error that says most: a refused login says more than that all brokers are down because of it.

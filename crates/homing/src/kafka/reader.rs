@@ -125,7 +125,7 @@ impl TopicReader {
         }
         for ReadError { at, offset, error } in self.errors.drain(..) {
             match at {
-                Some(at) if error.is_out_of_range() => {
+                Some(at) if error.is_out_of_range() || error.is_truncation() => {
                     return Err(ReaderError::OutOfRange { at, offset, reason: error.reason });
                 }
                 at => {
@@ -143,6 +143,16 @@ impl TopicReader {
     /// [`ReaderError::Kafka`] when there is no answer within `wait`.
     pub fn watermarks(&self, at: &TopicPartition, wait: Duration) -> Result<(Offset, Offset), ReaderError> {
         Ok(self.client.watermarks(at, wait)?)
+    }
+
+    /// As [`watermarks`](Self::watermarks), of many partitions at once, in their order: each has an
+    /// answer or an error of its own.
+    pub(crate) fn ends(
+        &self,
+        of: &[TopicPartition],
+        wait: Duration,
+    ) -> Vec<Result<(Offset, Offset), NativeError>> {
+        self.client.ends(of, wait)
     }
 
     /// Whether all below `end` has been taken from the partition, control records included.

@@ -124,6 +124,21 @@ impl Cluster {
         *ours.broker.lock().unwrap() = Some(serve(ours.dir.path(), ours.addr));
     }
 
+    /// The segments of one partition of a topic in our broker's directory; it is stopped meanwhile.
+    pub fn segments(&self, topic: &str, partition: i32) -> Vec<std::path::PathBuf> {
+        fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+            let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+            entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+        }
+        let end = format!("/{partition}");
+        let is_it = |path: &std::path::PathBuf| {
+            let dir = path.parent().unwrap().to_string_lossy();
+            let of_partition = dir.ends_with(&end) || dir.ends_with(&format!("-{partition}"));
+            dir.contains(topic) && of_partition && path.extension().is_some_and(|end| end == "log")
+        };
+        files(self.ours().dir.path()).into_iter().filter(is_it).collect()
+    }
+
     /// A name nobody else uses.
     pub fn name(&self, what: &str) -> String {
         format!("{}-{what}", self.name)

@@ -22,8 +22,8 @@ mod stats;
 mod store;
 
 pub use audit::{
-    AckedPart, AuditLane, AuditOrder, AuditStore, Changes, GapStanding, SavedAudit, SavedGap, SavedPartition,
-    SeqRange, Written,
+    Acceptor, AckedPart, AuditLane, AuditOrder, AuditStore, Changes, GapStanding, SavedAudit, SavedGap,
+    SavedPartition, SeqRange, TOPIC_GONE, Written,
 };
 pub use fates::FateReader;
 pub use schema::SCHEMA_VERSION;
