@@ -250,7 +250,7 @@ impl Machine {
             let mut known = true;
             for ix in &pending.topics {
                 let topic = &self.topics[ix.0 as usize];
-                if topic.held || self.takes_rows(*ix) {
+                if topic.held || self.takes_rows(*ix, now) {
                     continue;
                 }
                 let hopeless = matches!(topic.phase, TopicPhase::Missing { .. } | TopicPhase::Stopped);
@@ -265,7 +265,7 @@ impl Machine {
                 }
             }
         }
-        let held = |ix: &&TopicIx| self.topics[ix.0 as usize].held && self.takes_rows(**ix);
+        let held = |ix: &&TopicIx| self.topics[ix.0 as usize].held && self.takes_rows(**ix, now);
         if let Some(ix) = self.topics_due.iter().find(held).copied() {
             match self.room(false, now) {
                 Ok(()) => return Claim::Ready { claim: ClaimKind::Held(ix), hold: Vec::new() },
@@ -277,12 +277,13 @@ impl Machine {
     }
 
     /// Whether a topic's rows may be numbered: its epoch is open and each tail was read once or is known to be unreadable.
-    fn takes_rows(&self, ix: TopicIx) -> bool {
+    fn takes_rows(&self, ix: TopicIx, now: Now) -> bool {
         let topic = &self.topics[ix.0 as usize];
         topic.phase == TopicPhase::Open
             && topic.lanes.iter().all(|lane| {
                 let lane = &self.lanes[lane.0 as usize];
-                lane.looked_at || lane.trouble.is_some()
+                lane.looked_at
+                    || lane.trouble.as_ref().is_some_and(|why| now.since(why.since) >= self.limits.silence)
             })
     }
 

@@ -287,7 +287,7 @@ impl Machine {
             return;
         }
         let beyond = read.found.iter().any(|(seq, _)| *seq >= lane.next_seq);
-        let unexplained = read.cut && !lane.has_unsettled();
+        let unexplained = read.cut && (!lane.has_unsettled() || !lane.looked_at);
         for (seq, at) in read.found {
             if seq >= lane.settled_to && seq < lane.next_seq {
                 lane.fates.add(Run { first: seq, rows: 1, at: Some(at) });
