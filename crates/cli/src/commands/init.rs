@@ -79,10 +79,10 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
         return Ok(Outcome::Fine);
     }
     let verb = if written { "wrote" } else { "kept, as it was there already:" };
-    eprintln!("{verb} {}", path.display());
+    say!("{verb} {}", path.display());
     let verb = if was_there { "kept" } else { "created" };
-    eprintln!("{verb} the outbox of stream {stream} in {}", database.display());
-    eprintln!("{NEXT}");
+    say!("{verb} the outbox of stream {stream} in {}", database.display());
+    say!("{NEXT}");
     Ok(Outcome::Fine)
 }
 

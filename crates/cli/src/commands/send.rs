@@ -266,7 +266,7 @@ impl Sending<'_> {
         }
         let source = self.flags.file.as_deref().unwrap_or(Path::new("-")).display().to_string();
         let (seconds, per_second) = (elapsed.as_secs_f64(), rate(report.sent, elapsed));
-        eprintln!(
+        say!(
             "sent {} to {} in {seconds:.1} s ({per_second} a second), bad lines {}",
             report.sent, self.flags.topic, report.bad
         );
@@ -274,7 +274,7 @@ impl Sending<'_> {
         match ended {
             Ended::AtTheEnd => Ok(Outcome::of_findings(report.bad > 0)),
             Ended::AtABadLine(line) => {
-                eprintln!("stopped at the bad line {line} of {source}; {go_on}");
+                say!("stopped at the bad line {line} of {source}; {go_on}");
                 Ok(Outcome::Findings)
             }
             Ended::Interrupted => {

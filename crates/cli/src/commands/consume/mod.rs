@@ -117,7 +117,7 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
             let pipe = printer.closed();
             match consumer.run_batches(PRINT_BATCH, move |records| printer.print(records), &shutdown) {
                 Err(ConsumerError::Fatal { .. }) if pipe.is_triggered() => {
-                    eprintln!("standard output was closed; what was not printed is not committed");
+                    say!("standard output was closed; what was not printed is not committed");
                     return Ok(Outcome::Fine);
                 }
                 ended => ended,
@@ -128,6 +128,8 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
             consumer.run_blocking(move |record| exec.run(record), &shutdown)
         }
     };
+    // However it ended: what watches it for idleness must not go on to judge it.
+    shutdown.trigger();
     if let Some(idle) = idle {
         idle.join();
     }
@@ -210,10 +212,10 @@ fn tell(summary: &ConsumerSummary, dead_letter: Option<&TopicName>) {
     tracing::info!(finished = counts.finished, retried = counts.retried, "stopped");
     if let Some(topic) = dead_letter.filter(|_| counts.dead_lettered > 0) {
         let last = counts.last_error.as_deref().map(|error| format!("; last: {error}")).unwrap_or_default();
-        eprintln!("{} records were given up and are in topic {topic}{last}", counts.dead_lettered);
+        say!("{} records were given up and are in topic {topic}{last}", counts.dead_lettered);
     }
     if summary.abandoned > 0 {
-        eprintln!("{} records were still worked on at the deadline; they will come again", summary.abandoned);
+        say!("{} records were still worked on at the deadline; they will come again", summary.abandoned);
     }
 }
 
