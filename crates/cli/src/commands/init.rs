@@ -1,7 +1,7 @@
-//! `homing init`: a commented homing.toml and the outbox.
+//! `homing init`: a short homing.toml and the outbox.
 
 use crate::cli::Global;
-use crate::config::template::{Chosen, render};
+use crate::config::template::{self, Chosen};
 use crate::config::{DEFAULT_FILE, Database, EMBEDDED, Settings, Sources};
 use crate::exit::{Ending, Failure, Outcome};
 use crate::stdout;
@@ -26,7 +26,7 @@ pub struct Flags {
     /// Only prints the SQL that creates the outbox
     #[arg(long, conflicts_with = "print")]
     sql: bool,
-    /// Only prints the commented file
+    /// Only prints a file with every setting, its default and what goes wrong beside it
     #[arg(long)]
     print: bool,
 }
@@ -41,10 +41,11 @@ struct Report<'a> {
 }
 
 const NEXT: &str = "
-next:
+next, in one terminal:
   homing run                                    relays, until you stop it
+and in another:
   echo hello | homing send --topic greetings    puts a message into the outbox
-  homing consume --topic greetings --group me   prints what arrived
+  homing consume --topic greetings --group me   prints what arrived, until you stop it
   homing status                                 tells what is on its way";
 
 /// Writes what is missing and keeps what is there.
@@ -54,14 +55,14 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
     let database = flags.database.clone().unwrap_or_else(|| format!("sqlite:{named}.db"));
     let chosen = Chosen { stream: named.as_str(), database: &database, bootstrap: &flags.bootstrap };
     if flags.print {
-        return stdout::print(&render(chosen));
+        return stdout::print(&template::full(chosen));
     }
     let path = global.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
     if flags.sql {
         let stream = if path.exists() { Settings::load(&global.sources())?.stream()? } else { named };
         return stdout::print(&SqliteOutbox::schema_sql(&stream));
     }
-    let written = write_new(&path, &render(chosen))?;
+    let written = write_new(&path, &template::short(chosen))?;
     let settings = Settings::load(&Sources { config: Some(path.clone()), ..global.sources() })?;
     settings.check_kafka()?;
     let (stream, Database(database)) = (settings.stream()?, settings.database()?);

@@ -3,6 +3,7 @@
 mod file;
 pub mod keys;
 mod options;
+mod variables;
 #[cfg(test)]
 mod reference;
 pub mod template;
@@ -59,6 +60,7 @@ impl Settings {
         for assignment in &sources.set {
             settings.read_flag(assignment)?;
         }
+        settings.check()?;
         Ok(settings)
     }
 
@@ -68,12 +70,7 @@ impl Settings {
     ) -> Result<(), Failure> {
         for (name, text) in variables {
             let Some(name) = name.to_str().filter(|name| name.starts_with("HOMING_")) else { continue };
-            let in_a_section = keys::SECTIONS.iter().any(|(section, _)| {
-                name["HOMING_".len()..]
-                    .strip_prefix(&section.to_uppercase())
-                    .is_some_and(|r| r.starts_with('_'))
-            });
-            if !in_a_section {
+            if variables::is_no_setting(name) {
                 continue;
             }
             let Some(text) = text.to_str() else {
@@ -228,6 +225,8 @@ mod tests {
         assert!(error.contains("HOMING_RELAY_LEASE_MS") && error.contains("relay.lease_ms"), "{error}");
         let error = read("HOMING_RELAY_LEASE", "1").unwrap_err().to_string();
         assert!(error.contains("HOMING_RELAY_LEASE_MS"), "{error}");
+        let error = read("HOMING_DATABASE", "sqlite:a.db").unwrap_err().to_string();
+        assert!(error.contains("HOMING_DATABASE is not a setting"), "{error}");
         let settings = read("HOMING_KAFKA_CLIENT_SSL_CA_LOCATION", "/ca.pem").unwrap();
         assert_eq!(settings.client["ssl.ca.location"].0, "/ca.pem".into());
         let settings = read("HOMING_KAFKA_CLIENT_SASL_PASSWORD_FILE", "/run/secrets/kafka").unwrap();

@@ -10,6 +10,7 @@ use homing::outbox::OutboxError;
 use homing::relay::{PruneOptions, RelayOptions};
 use homing::{KafkaConfig, SqliteOutbox, StreamName, TopicName};
 use homing_broker::{BrokerOptions, FlushPolicy};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -246,6 +247,32 @@ impl Settings {
         Ok(o)
     }
 
+    /// An address of this machine: the broker beside the outbox asks nobody who he is.
+    fn listen(&self, listen: &str) -> Result<SocketAddr, Failure> {
+        let refused = |what: &str| {
+            Failure::new(format!("{}broker.listen = {listen:?}: {what}", self.at("broker.listen")))
+                .help("write an address of this machine, e.g. \"127.0.0.1:9092\"; `homing broker` serves others")
+        };
+        let listen: SocketAddr = listen.parse().map_err(|_| refused("is no address with a port"))?;
+        if listen.ip().is_loopback() && listen.port() != 0 {
+            Ok(listen)
+        } else {
+            Err(refused("is not an address of this machine alone with a port of its own"))
+        }
+    }
+
+    /// Checks every setting and relation, so that no command accepts what another refuses.
+    ///
+    /// # Errors
+    /// [`Failure`] naming the key or relation that cannot be used.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.check_kafka()?;
+        self.relay()?;
+        self.audit()?;
+        self.consumer("group", &["topic".to_owned()])?;
+        self.broker(PathBuf::new()).map(|_| ())
+    }
+
     /// Whether `homing run` audits.
     pub fn is_auditing(&self) -> bool {
         let mut enabled = true;
@@ -259,6 +286,9 @@ impl Settings {
     /// [`Failure`] when a number is too large.
     pub fn broker(&self, dir: PathBuf) -> Result<BrokerOptions, Failure> {
         let mut o = BrokerOptions { dir, ..BrokerOptions::default() };
+        if let Some(listen) = self.text("broker.listen").filter(|listen| !listen.is_empty()) {
+            o.listen = self.listen(listen)?;
+        }
         let (mut messages, mut ms) = (10_000, 1_000);
         self.whole("broker.flush_messages", &mut messages)?;
         self.whole("broker.flush_ms", &mut ms)?;
@@ -329,6 +359,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::KEYS;
     use super::super::{Sources, template};
     use super::*;
     use std::collections::BTreeMap;
@@ -342,23 +373,19 @@ mod tests {
     #[test]
     fn the_written_file_is_read_back_and_holds_the_librarys_defaults() {
         let chosen = template::Chosen { stream: "shop", database: "sqlite:shop.db", bootstrap: EMBEDDED };
-        let written = template::render(chosen);
+        let written = template::full(chosen);
         let plain = settings(&written);
         assert_eq!(plain.stream().unwrap().as_str(), "shop");
         assert!(plain.is_embedded());
-        // With every default switched on, except those that are empty or depend on something else.
+        // With every default switched on, except those that are examples or depend on something else.
+        let is_default = |line: &str| {
+            let leaf = line.split(' ').next().unwrap_or_default();
+            KEYS.iter().any(|key| key.leaf() == leaf && !key.default.is_empty())
+        };
         let all: String = written
             .lines()
-            .map(|line| match line.strip_prefix("# ") {
-                Some(rest)
-                    if rest.split_once(" = ").is_some_and(|(key, value)| {
-                        key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-                            && value != "\"\""
-                            && key != "create_topics"
-                    }) =>
-                {
-                    format!("{rest}\n")
-                }
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if is_default(rest) => format!("{rest}\n"),
                 _ => format!("{line}\n"),
             })
             .collect();
@@ -375,6 +402,43 @@ mod tests {
         assert_eq!(format!("{:?}", all.audit().unwrap()), format!("{:?}", AuditOptions::default()));
         let dir = BrokerOptions::default().dir;
         assert_eq!(format!("{:?}", all.broker(dir).unwrap()), format!("{:?}", BrokerOptions::default()));
+    }
+
+    #[test]
+    fn taking_the_hash_away_works_for_every_line_and_for_all_together() {
+        let chosen = template::Chosen { stream: "shop", database: "sqlite:shop.db", bootstrap: EMBEDDED };
+        let written = template::full(chosen);
+        let is_setting = |line: &str| line.starts_with('#') && !line.starts_with("# ");
+        let switched = |on: &dyn Fn(usize) -> bool| -> String {
+            let line = |(at, line): (usize, &str)| match line.strip_prefix('#') {
+                Some(rest) if is_setting(line) && on(at) => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            };
+            written.lines().enumerate().map(line).collect()
+        };
+        let all = settings(&switched(&|_| true));
+        all.check().unwrap();
+        assert_eq!(all.values.len(), KEYS.len(), "every key has a line of its own");
+        for (at, line) in written.lines().enumerate().filter(|(_, line)| is_setting(line)) {
+            let one = settings(&switched(&|other| other == at));
+            assert_eq!(one.values.len() + one.client.len(), 4, "{line}");
+            one.check().unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        let short = settings(&template::short(chosen));
+        assert_eq!(short.values.len(), 3);
+        short.check().unwrap();
+    }
+
+    #[test]
+    fn the_brokers_address_is_one_of_this_machine() {
+        let listen = |listen: &str| {
+            settings(&format!("[broker]\nlisten = {listen:?}\n")).broker(PathBuf::new()).map(|o| o.listen)
+        };
+        assert_eq!(listen("127.0.0.1:9092").unwrap(), "127.0.0.1:9092".parse().unwrap());
+        for wrong in ["0.0.0.0:9092", "127.0.0.1:0", "9092", "localhost"] {
+            let error = listen(wrong).unwrap_err().to_string();
+            assert!(error.contains("homing.toml:2") && error.contains("broker.listen"), "{error}");
+        }
     }
 
     #[test]
