@@ -67,7 +67,9 @@ impl BackgroundWriter {
         let out = File::from(out.as_fd().try_clone_to_owned()?);
         let shared = Arc::new(Shared { bytes_max, queue: Mutex::default(), changed: Condvar::new() });
         let for_thread = Arc::clone(&shared);
-        std::thread::Builder::new().name("writer".into()).spawn(move || for_thread.write_out(out, missing))?;
+        std::thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || for_thread.write_out(out, missing))?;
         Ok(Self { shared })
     }
 
@@ -97,8 +99,7 @@ impl BackgroundWriter {
             if left.is_zero() {
                 return false;
             }
-            queue =
-                self.shared.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.shared.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.losses.dropped == 0
     }

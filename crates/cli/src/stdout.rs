@@ -92,7 +92,11 @@ impl StatusLines {
         let losses = self.writer.losses();
         if losses.dropped > 0 && !self.told {
             self.told = true;
-            let why = if losses.reader_gone { "is closed" } else { "takes nothing: is its reader stopped, or the disk full?" };
+            let why = if losses.reader_gone {
+                "is closed"
+            } else {
+                "takes nothing: is its reader stopped, or the disk full?"
+            };
             tracing::warn!("standard output {why}; status lines are dropped, the work goes on");
         }
         Ok(())

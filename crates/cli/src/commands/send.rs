@@ -287,18 +287,25 @@ impl Sending<'_> {
         if json {
             stdout::json(&report)?;
         }
-        let source = self.flags.file.as_deref().unwrap_or(Path::new("-")).display().to_string();
+        let source = match self.flags.file.as_deref().filter(|path| *path != Path::new("-")) {
+            Some(path) => path.display().to_string(),
+            None => "standard input".to_owned(),
+        };
         let (seconds, per_second) = (elapsed.as_secs_f64(), rate(report.sent, elapsed));
         say!(
             "put {} into the outbox for topic {} in {seconds:.1} s ({per_second} a second), bad lines {}",
-            report.sent, self.flags.topic, report.bad
+            report.sent,
+            self.flags.topic,
+            report.bad
         );
         let go_on = format!("all before it is in the outbox; go on with --from-line {}", report.next_line);
         match ended {
             Ended::AtTheEnd(lines) if self.flags.from_line > lines + 1 => {
                 let from = self.flags.from_line;
-                Err(Failure::new(format!("--from-line {from}: {source} ends at line {lines}; nothing was put in"))
-                    .help("is it the right input? a line that was told by `homing send` is at most one more"))
+                Err(Failure::new(format!(
+                    "--from-line {from}: {source} ends at line {lines}; nothing was put in"
+                ))
+                .help("is it the right input? a line that was told by `homing send` is at most one more"))
             }
             Ended::AtTheEnd(lines) => {
                 let which = if report.bad > 0 { "all good lines" } else { "everything" };

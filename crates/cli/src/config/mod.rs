@@ -3,11 +3,11 @@
 mod file;
 pub mod keys;
 mod options;
-mod variables;
 #[cfg(test)]
 mod reference;
 pub mod template;
 mod value;
+mod variables;
 
 pub use options::{Database, EMBEDDED};
 pub use value::{Place, Value};

@@ -250,8 +250,9 @@ impl Settings {
     /// An address of this machine: the broker beside the outbox asks nobody who he is.
     fn listen(&self, listen: &str) -> Result<SocketAddr, Failure> {
         let refused = |what: &str| {
-            Failure::new(format!("{}broker.listen = {listen:?}: {what}", self.at("broker.listen")))
-                .help("write an address of this machine, e.g. \"127.0.0.1:9092\"; `homing broker` serves others")
+            Failure::new(format!("{}broker.listen = {listen:?}: {what}", self.at("broker.listen"))).help(
+                "write an address of this machine, e.g. \"127.0.0.1:9092\"; `homing broker` serves others",
+            )
         };
         let listen: SocketAddr = listen.parse().map_err(|_| refused("is no address with a port"))?;
         if listen.ip().is_loopback() && listen.port() != 0 {

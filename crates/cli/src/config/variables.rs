@@ -26,7 +26,8 @@ pub fn is_no_setting(name: &str) -> bool {
 fn names_a_service(name: &str) -> bool {
     let is_port = |end: &str| {
         let mut words = end.split('_');
-        let number = words.next().is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()));
+        let number =
+            words.next().is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()));
         number && words.next().is_some_and(|word| matches!(word, "TCP" | "UDP" | "SCTP"))
     };
     name.ends_with("_SERVICE_HOST")

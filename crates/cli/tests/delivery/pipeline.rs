@@ -196,5 +196,5 @@ fn two_commands_in_a_pipe_work_together() {
         .stdout(Stdio::piped())
         .output()
         .unwrap();
-    home.run_with(["send", "--topic", "copy"], &consuming.stdout).expect(0, &["sent 2"]);
+    home.run_with(["send", "--topic", "copy"], &consuming.stdout).expect(0, &["put 2 into the outbox"]);
 }

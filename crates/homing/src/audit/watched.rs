@@ -131,7 +131,7 @@ impl Watched {
                 Observation::Misplaced { .. } => counts.misplaced += 1,
                 Observation::Fork { was, is } => {
                     counts.forks += 1;
-                    tracing::error!(at = %self.at, epoch = epoch.0, seq = seq.0, offset = offset.0, ?was, ?is,
+                    tracing::error!(at = %self.at, epoch = epoch.0, seq = seq.0, offset = offset.0, %was, %is,
                         "fork: one number stands for two messages (X12: database restored or copied)");
                     continue;
                 }
@@ -151,8 +151,8 @@ impl Watched {
                 Observation::Duplicate { .. } => {
                     tracing::debug!(%at, epoch = epoch.0, seq = seq.0, offset = offset.0, "sent twice");
                 }
-                _ => tracing::warn!(%at, epoch = epoch.0, seq = seq.0, offset = offset.0, ?observation,
-                    "unexpected record"),
+                _ => tracing::warn!(%at, epoch = epoch.0, seq = seq.0, offset = offset.0,
+                    "unexpected record: it {observation}"),
             }
         }
     }

@@ -24,6 +24,7 @@ mod repair;
 mod sending;
 mod session;
 mod settling;
+mod standby;
 mod status;
 mod topics;
 mod waiting;
@@ -41,6 +42,7 @@ use crate::shutdown::Shutdown;
 use error::Halt;
 use homing_core::{FencingToken, LeaseDecision, LeaseWatch};
 use session::{Ground, Session, now_ms};
+use standby::LeaseLeftBehind;
 use status::Count;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -55,6 +57,10 @@ pub struct Relay {
     kafka: KafkaConfig,
     options: RelayOptions,
     status: Arc<RelayStatus>,
+    /// The name the outbox was acquired under last.
+    owner: String,
+    /// A lease of ours that still runs, and nobody works under it.
+    left: Option<LeaseLeftBehind>,
 }
 
 impl Relay {
@@ -77,7 +83,7 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         options.validate()?;
         kafka.validate()?;
-        Ok(Self { store, kafka, options, status: Arc::default() })
+        Ok(Self { store, kafka, options, status: Arc::default(), owner: String::new(), left: None })
     }
 
     /// The relay's live counters and trouble.
@@ -163,12 +169,13 @@ impl Relay {
             match self.store.acquire(&me, now_ms(), lease_ms, &alive) {
                 Ok(LeaseDecision::Acquire(token) | LeaseDecision::Renew(token)) => {
                     self.status.set_trouble(None);
+                    self.owner = me.name;
                     return Ok(Some(token));
                 }
                 Ok(LeaseDecision::Wait { .. } | LeaseDecision::Lost) => {
-                    let holder = self.store.holder().ok().flatten().map(|holder| holder.owner.name);
-                    let holder = holder.unwrap_or_else(|| "another relay".to_owned());
-                    self.status.set_trouble(Some(&format!("standing by: {holder} relays this outbox")));
+                    let holder = self.store.holder().ok().flatten();
+                    let why = standby::reason(holder.as_ref(), &me, self.left.as_ref());
+                    self.status.set_trouble(Some(&why));
                 }
                 Err(error) if error.retry() == crate::Retry::Never => return Err(error.into()),
                 Err(error) => self.status.set_trouble(Some(&error.to_string())),
@@ -182,11 +189,11 @@ impl Relay {
     }
 
     fn give_back(&mut self, token: FencingToken) {
-        match self.store.release(token) {
-            Ok(()) | Err(OutboxError::Fenced { .. }) => {}
+        self.left = match self.store.release(token) {
+            Ok(()) | Err(OutboxError::Fenced { .. }) => None,
             // The lease ends by itself.
-            Err(error) => tracing::debug!(%error, "the lease was not given back"),
-        }
+            Err(error) => Some(LeaseLeftBehind { owner: self.owner.clone(), error: error.to_string() }),
+        };
     }
 
     fn note_and_give_back(&mut self, token: FencingToken, error: &RelayError) {

@@ -47,7 +47,8 @@ impl OutboxFile {
             Err(_) => return Ok(()),
         };
         let path = self.path.display();
-        let failure = Failure::new(format!("the outbox {path} was {what} while the relay worked on it; it stops"));
+        let failure =
+            Failure::new(format!("the outbox {path} was {what} while the relay worked on it; it stops"));
         Err(failure.help(
             "nothing written to a file of that name since is seen by this relay, and rows it had not sent are in \
              the removed file: put the file back (with its -wal), or run `homing init` for a new one, then \

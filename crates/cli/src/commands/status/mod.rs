@@ -210,7 +210,7 @@ fn describe(stats: &OutboxStats, because: Option<&str>, lanes: bool, around: &Su
     }
     let given: u64 = stats.lanes.iter().map(|lane| lane.settled).sum();
     let verified: u64 = stats.lanes.iter().map(|lane| lane.verified).sum();
-    line("sent", format!("{given}, of these {verified} read back; {} rows kept", stats.settled));
+    line("sent", format!("{given}, of these {verified} read back; rows kept: {}", stats.settled));
     let relay = match &stats.relay {
         None => "none has ever run".to_owned(),
         Some(relay) if relay.alive => format!("running, process {}", relay.pid),

@@ -44,7 +44,8 @@ impl Surroundings {
         };
         let broker_dir = settings.broker_dir()?;
         let is_embedded = settings.is_embedded();
-        let mut full: Vec<_> = is_full(dir).map(|room| format!("{}: {room}", dir.display())).into_iter().collect();
+        let mut full: Vec<_> =
+            is_full(dir).map(|room| format!("{}: {room}", dir.display())).into_iter().collect();
         if is_embedded && broker_dir.exists() && device(&broker_dir) != device(dir) {
             full.extend(is_full(&broker_dir).map(|room| format!("{}: {room}", broker_dir.display())));
         }
