@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod descriptors;
+mod disk;
 mod endpoint;
 mod exit;
 mod input;

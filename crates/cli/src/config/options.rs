@@ -2,13 +2,14 @@
 
 use super::keys::CLIENT;
 use super::{Settings, Value};
+use crate::disk;
 use crate::exit::Failure;
 use homing::audit::{AuditOptions, Repairing};
 use homing::consumer::{ConsumerOptions, SetAside, StartPolicy};
 use homing::core::ProcessingOrder;
 use homing::outbox::OutboxError;
 use homing::relay::{PruneOptions, RelayOptions};
-use homing::{KafkaConfig, SqliteOutbox, StreamName, TopicName};
+use homing::{ConfigError, KafkaConfig, SqliteOutbox, StreamName, TopicName};
 use homing_broker::{BrokerOptions, FlushPolicy};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -142,9 +143,16 @@ impl Settings {
         let (stream, Database(path)) = (self.stream()?, self.database()?);
         SqliteOutbox::open(&path, &stream).map_err(|error| {
             let place = self.at("stream.database");
-            match error {
-                OutboxError::OtherStream { .. } => Failure::new(format!("{}{error}", self.at("stream.name"))),
+            let failure = match error {
+                OutboxError::OtherStream { .. } => {
+                    return Failure::new(format!("{}{error}", self.at("stream.name")));
+                }
                 error => Failure::new(format!("{place}{error}")),
+            };
+            // SQLite says "disk I/O error" when it finds no room for its shared memory.
+            match disk::full(disk::dir_of(&path)) {
+                Some(full) => failure.help(format!("the disk is full: {full}")),
+                None => failure,
             }
         })
     }
@@ -175,6 +183,12 @@ impl Settings {
     /// # Errors
     /// [`Failure`] naming the key that cannot be used and its place.
     pub fn kafka(&self, bootstrap: &str) -> Result<KafkaConfig, Failure> {
+        let config = self.unchecked_kafka(bootstrap)?;
+        config.validate().map_err(|error| self.refused("kafka", error))?;
+        Ok(config)
+    }
+
+    fn unchecked_kafka(&self, bootstrap: &str) -> Result<KafkaConfig, Failure> {
         let mut config = KafkaConfig { create_topics: self.is_embedded(), ..KafkaConfig::new(bootstrap) };
         self.switch("kafka.create_topics", &mut config.create_topics);
         self.whole("kafka.topic_partitions", &mut config.topic_partitions)?;
@@ -182,7 +196,6 @@ impl Settings {
         self.whole("kafka.min_insync_replicas", &mut config.min_insync_replicas)?;
         self.switch("kafka.allow_unverified_brokers", &mut config.allow_unverified_brokers);
         config.client = self.client.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect();
-        config.validate().map_err(|error| self.refused("kafka", error))?;
         Ok(config)
     }
 
@@ -267,7 +280,12 @@ impl Settings {
     /// # Errors
     /// [`Failure`] naming the key or relation that cannot be used.
     pub fn check(&self) -> Result<(), Failure> {
-        self.check_kafka()?;
+        let kafka = self.unchecked_kafka(self.text("kafka.bootstrap").unwrap_or(EMBEDDED))?;
+        match kafka.validate() {
+            // Who only asks the outbox need not be allowed to read the secret.
+            Ok(()) | Err(ConfigError::Unreadable { .. }) => {}
+            Err(error) => return Err(self.refused("kafka", error)),
+        }
         self.relay()?;
         self.audit()?;
         self.consumer("group", &["topic".to_owned()])?;

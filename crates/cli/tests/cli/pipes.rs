@@ -3,7 +3,7 @@
 use crate::support::{Home, wait_until};
 use serde_json::json;
 use std::fs::File;
-use std::io::{BufRead, BufReader, PipeReader, pipe};
+use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
@@ -81,15 +81,11 @@ fn a_log_reader_that_stopped_reading_stops_neither_the_relay_nor_its_end() {
     // SAFETY: sets the pipe's size to one page, so that few lines fill it.
     let size = unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
     assert_eq!(size, 4096);
+    // Full from the start: the first line already finds no room.
+    (&writer).write_all(&[b'.'; 4096]).unwrap();
     let relay = Service::start(home.command(["run", "-vvv"]).stdout(Stdio::null()).stderr(writer));
-    let mut rounds = 0;
-    // A pipe is full when not even a short line fits.
-    while waiting(&reader) + 300 < 4096 {
-        rounds += 1;
-        assert!(rounds < 100, "the log says too little to fill a page: {}", waiting(&reader));
-        sends_and_settles(&home, 5);
-    }
     sends_and_settles(&home, 20);
+    assert_eq!(waiting(&reader), 4096);
     relay.drains();
 }
 

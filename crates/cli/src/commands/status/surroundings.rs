@@ -1,6 +1,7 @@
 //! What an outbox stands on: whether its database can be written, its disk has room, and who serves the broker.
 
 use crate::config::Settings;
+use crate::disk;
 use crate::exit::Failure;
 use homing::SqliteOutbox;
 use rusqlite::{ErrorCode, TransactionBehavior};
@@ -10,8 +11,6 @@ use std::time::Duration;
 
 /// How long another program may keep the database to itself before that is a finding.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// A disk with less room than this counts as full: one commit may need it.
-const ROOM_MIN: u64 = 1 << 20;
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -38,16 +37,12 @@ pub struct BrokerJson {
 impl Surroundings {
     /// Looks; takes as long as [`LOCK_PATIENCE`] when the database is locked.
     pub fn look(settings: &Settings, outbox: &SqliteOutbox) -> Result<Self, Failure> {
-        let dir = match outbox.path().parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
+        let dir = disk::dir_of(outbox.path());
         let broker_dir = settings.broker_dir()?;
         let is_embedded = settings.is_embedded();
-        let mut full: Vec<_> =
-            is_full(dir).map(|room| format!("{}: {room}", dir.display())).into_iter().collect();
+        let mut full: Vec<_> = disk::full(dir).into_iter().collect();
         if is_embedded && broker_dir.exists() && device(&broker_dir) != device(dir) {
-            full.extend(is_full(&broker_dir).map(|room| format!("{}: {room}", broker_dir.display())));
+            full.extend(disk::full(&broker_dir));
         }
         let broker = if is_embedded { broker(&broker_dir) } else { None };
         Ok(Self { database: locked(outbox)?, full, broker })
@@ -78,22 +73,6 @@ fn locked(outbox: &SqliteOutbox) -> Result<Option<String>, Failure> {
             _ => format!("it cannot be written: {error}"),
         })),
     }
-}
-
-/// How little room a full disk has.
-#[allow(unsafe_code)]
-fn is_full(dir: &Path) -> Option<String> {
-    let path = std::ffi::CString::new(dir.as_os_str().as_encoded_bytes()).ok()?;
-    let mut disk = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the path is zero-terminated, and `disk` is written when the call succeeds.
-    let disk = unsafe {
-        if libc::statvfs(path.as_ptr(), disk.as_mut_ptr()) != 0 {
-            return None;
-        }
-        disk.assume_init()
-    };
-    let room = disk.f_bavail.saturating_mul(disk.f_frsize);
-    (room < ROOM_MIN).then(|| format!("{} KiB free", room / 1024))
 }
 
 fn device(path: &Path) -> Option<u64> {
