@@ -12,7 +12,13 @@ pub fn start(verbose: u8, is_service: bool) {
         (1, true) | (2, _) => "debug",
         _ => "trace",
     };
-    let by_flag = || EnvFilter::new(format!("warn,homing={level},homing_broker={level},homing_cli={level}"));
+    // The relay says in one line why it waits; librdkafka says the same for each of its connections.
+    let client = if is_service && verbose == 0 { "error" } else { level };
+    let by_flag = || {
+        EnvFilter::new(format!(
+            "warn,homing={level},homing::librdkafka={client},homing_broker={level},homing_cli={level}"
+        ))
+    };
     let filter = match std::env::var("HOMING_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).unwrap_or_else(|error| {
             say!("warning: HOMING_LOG={text:?} is no filter ({error}); using the default");

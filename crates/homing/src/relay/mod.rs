@@ -178,7 +178,13 @@ impl Relay {
                     self.status.set_trouble(Some(&why));
                 }
                 Err(error) if error.retry() == crate::Retry::Never => return Err(error.into()),
-                Err(error) => self.status.set_trouble(Some(&error.to_string())),
+                Err(error) => {
+                    let what = error.to_string();
+                    if self.status.trouble().is_none_or(|known| known.what != what) {
+                        tracing::warn!(stream = %self.store.stream(), "cannot take the outbox: {what}");
+                    }
+                    self.status.set_trouble(Some(&what));
+                }
             }
             let pause =
                 (self.options.lease / 10).clamp(Duration::from_millis(10), Duration::from_millis(250));

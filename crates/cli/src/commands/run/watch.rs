@@ -74,6 +74,7 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// The relay logs its troubles itself; that it stands by is not one.
     fn tell_trouble(&mut self) {
         let now = self.status.trouble().map(|trouble| trouble.what);
         if now == self.trouble {
@@ -82,8 +83,8 @@ impl<'a> Watch<'a> {
         match &now {
             // What a second relay is for.
             Some(what) if what.starts_with("standing by") => tracing::info!("{what}"),
-            Some(what) => tracing::warn!("the relay waits: {what}"),
-            None => tracing::info!("the relay goes on"),
+            Some(what) => tracing::debug!("the relay waits: {what}"),
+            None => tracing::debug!("the relay goes on"),
         }
         self.trouble = now;
     }
