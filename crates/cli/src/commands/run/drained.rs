@@ -12,6 +12,13 @@ use std::time::{Duration, Instant};
 const LOOKS_COST_AT_MOST: u32 = 5;
 /// How long reading back may stand still besides what the auditor's own pauses explain.
 const STANDSTILL: Duration = Duration::from_secs(15);
+/// How much of the time between two of the auditor's reports counts: one that asks about thousands of
+/// topics is busy, not at a standstill.
+const BETWEEN_REPORTS_MAX: Duration = Duration::from_secs(1);
+/// How long one may be busy without a report.
+const BUSY_MAX: Duration = Duration::from_secs(600);
+/// Pause between two lines that say what is waited for.
+const SAY_EVERY: Duration = Duration::from_secs(30);
 
 /// The auditor as the watch sees it.
 pub struct WatchedAudit {
@@ -39,8 +46,39 @@ pub struct Drained {
     /// The relay's counters at the last look: nothing is counted again while it is busy.
     seen: Option<RelaySummary>,
     next_look: Option<Instant>,
-    /// How much was read back, and since when it is no more.
-    read_back: Option<(u64, Instant)>,
+    standstill: Option<Standstill>,
+}
+
+/// No more is read back than before.
+#[derive(Debug)]
+struct Standstill {
+    verified: u64,
+    since: Instant,
+    /// The auditor's time that went by without progress.
+    counted: Duration,
+    looked: Instant,
+    /// When the auditor's last report was made.
+    report_at_ms: Option<i64>,
+    say_at: Instant,
+}
+
+impl Standstill {
+    fn begin(verified: u64, now: Instant) -> Self {
+        let say_at = now + SAY_EVERY;
+        Self { verified, since: now, counted: Duration::ZERO, looked: now, report_at_ms: None, say_at }
+    }
+
+    /// Takes in the time since the last look at which the auditor had something to say.
+    fn look(&mut self, now: Instant, report_at_ms: Option<i64>, has_trouble: bool) {
+        if has_trouble || self.report_at_ms != report_at_ms {
+            self.counted += now.saturating_duration_since(self.looked).min(BETWEEN_REPORTS_MAX);
+            (self.looked, self.report_at_ms) = (now, report_at_ms);
+        }
+    }
+
+    fn is_over(&self, now: Instant, patience: Duration) -> bool {
+        self.counted >= patience || now.saturating_duration_since(self.since) >= BUSY_MAX
+    }
 }
 
 impl Drained {
@@ -54,7 +92,7 @@ impl Drained {
         let (now, summary) = (Instant::now(), relay.summary());
         if self.seen != Some(summary) {
             self.seen = Some(summary);
-            self.read_back = None;
+            self.standstill = None;
             return None;
         }
         if self.next_look.is_some_and(|at| now < at) {
@@ -65,7 +103,7 @@ impl Drained {
         let stats = stats.filter(|stats| stats.unclaimed + stats.unsettled + stats.repairs_wanted == 0);
         self.next_look = Some(Instant::now() + now.elapsed() * LOOKS_COST_AT_MOST);
         let Some(stats) = stats else {
-            self.read_back = None;
+            self.standstill = None;
             return None;
         };
         let Some(audit) = audit else { return Some(Outcome::Fine) };
@@ -85,14 +123,19 @@ impl Drained {
         }
         let verified: u64 = stats.lanes.iter().map(|lane| lane.verified).sum();
         let now = Instant::now();
-        let (_, since) = match self.read_back {
-            Some((before, since)) if before == verified => (before, since),
-            _ => *self.read_back.insert((verified, now)),
+        let standstill = match &mut self.standstill {
+            Some(standstill) if standstill.verified == verified => standstill,
+            other => other.insert(Standstill::begin(verified, now)),
         };
-        if !audit.done.is_triggered() && since.elapsed() < audit.patience {
+        standstill.look(now, report.as_ref().map(|report| report.at_ms), audit.status.waits_for().is_some());
+        let missing: u64 = left.iter().map(|lane| lane.settled - lane.verified).sum();
+        if !audit.done.is_triggered() && !standstill.is_over(now, audit.patience) {
+            if now >= standstill.say_at {
+                standstill.say_at = now + SAY_EVERY;
+                tracing::info!(lanes = left.len(), "all is sent; {missing} messages are not read back yet");
+            }
             return None;
         }
-        let missing: u64 = left.iter().map(|lane| lane.settled - lane.verified).sum();
         let first = left[0];
         tracing::error!(
             lanes = left.len(),
@@ -112,4 +155,32 @@ fn is_given_up(report: &AuditReport, lane: &LaneStats) -> bool {
             && gap.epoch == lane.epoch.0;
         here && matches!(gap.repair, RepairStanding::Irreparable | RepairStanding::GivenUp)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_auditor_that_is_busy_is_waited_for_and_one_that_reports_no_progress_is_not() {
+        let (begun, patience) = (Instant::now(), Duration::from_secs(20));
+        let at = |s: u64| begun + Duration::from_secs(s);
+        let mut busy = Standstill::begin(7, begun);
+        busy.look(at(1), Some(1), false);
+        for s in 2..=120 {
+            busy.look(at(s), Some(1), false);
+        }
+        busy.look(at(121), Some(2), false);
+        assert!(!busy.is_over(at(121), patience), "{busy:?}");
+        assert!(busy.is_over(at(600), patience), "but not for ever");
+        let mut still = Standstill::begin(7, begun);
+        for s in 1..=20 {
+            assert!(!still.is_over(at(s), patience), "{still:?}");
+            still.look(at(s), Some(s as i64), false);
+        }
+        assert!(still.is_over(at(20), patience), "{still:?}");
+        let mut in_trouble = Standstill::begin(7, begun);
+        (1..=20).for_each(|s| in_trouble.look(at(s), None, true));
+        assert!(in_trouble.is_over(at(20), patience), "{in_trouble:?}");
+    }
 }
