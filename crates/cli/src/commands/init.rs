@@ -14,15 +14,15 @@ use std::path::{Path, PathBuf};
 /// Flags of `homing init`.
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// The stream's name, for a new file
-    #[arg(long, value_name = "NAME", default_value = "orders")]
-    stream: String,
+    /// The stream's name, for a new file [default: orders]
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
     /// The database for the outbox, for a new file; it may be your application's [default: sqlite:STREAM.db]
     #[arg(long, value_name = "sqlite:FILE")]
     database: Option<String>,
-    /// The brokers, for a new file: host:port, or several parted by commas, or embedded
-    #[arg(long, value_name = "BROKERS", default_value = EMBEDDED)]
-    bootstrap: String,
+    /// The brokers, for a new file: host:port, or several parted by commas, or embedded [default: embedded]
+    #[arg(long, value_name = "BROKERS")]
+    bootstrap: Option<String>,
     /// Only prints the SQL that creates the outbox
     #[arg(long, conflicts_with = "print")]
     sql: bool,
@@ -50,10 +50,11 @@ and in another:
 
 /// Writes what is missing and keeps what is there.
 pub fn run(flags: &Flags, global: &Global) -> Ending {
-    let named =
-        StreamName::parse(&flags.stream).map_err(|error| Failure::new(format!("--stream: {error}")))?;
+    let named = StreamName::parse(flags.stream.as_deref().unwrap_or("orders"))
+        .map_err(|error| Failure::new(format!("--stream: {error}")))?;
     let database = flags.database.clone().unwrap_or_else(|| format!("sqlite:{named}.db"));
-    let chosen = Chosen { stream: named.as_str(), database: &database, bootstrap: &flags.bootstrap };
+    let bootstrap = flags.bootstrap.as_deref().unwrap_or(EMBEDDED);
+    let chosen = Chosen { stream: named.as_str(), database: &database, bootstrap };
     if flags.print {
         return stdout::print(&template::full(chosen));
     }
@@ -62,13 +63,25 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
         let stream = if path.exists() { Settings::load(&global.sources())?.stream()? } else { named };
         return stdout::print(&SqliteOutbox::schema_sql(&stream));
     }
-    let written = write_new(&path, &template::short(chosen))?;
-    let settings = Settings::load(&Sources { config: Some(path.clone()), ..global.sources() })?;
-    settings.check_kafka()?;
-    let (stream, Database(database)) = (settings.stream()?, settings.database()?);
-    let was_there = SqliteOutbox::open(&database, &stream).is_ok();
-    SqliteOutbox::create(&database, &stream)
-        .map_err(|error| Failure::new(format!("create the outbox in {}: {error}", database.display())))?;
+    let text = template::short(chosen);
+    if !path.exists() {
+        Settings::check_text(&path, &text)?;
+    }
+    let written = write_new(&path, &text)?;
+    let created = create(&Sources { config: Some(path.clone()), ..global.sources() }).inspect_err(|_| {
+        // Or it would be kept the next time, with what did not work. That it stays is no further harm.
+        if written && let Err(error) = std::fs::remove_file(&path) {
+            tracing::debug!(%error, "remove {}", path.display());
+        }
+    })?;
+    let Created { stream, database, was_there } = created;
+    let given = [&flags.stream, &flags.database, &flags.bootstrap];
+    if !written && given.iter().any(|flag| flag.is_some()) {
+        say!(
+            "warning: --stream, --database and --bootstrap are for a new file; what {} says holds",
+            path.display()
+        );
+    }
     if global.json {
         stdout::json(&Report {
             config: &path,
@@ -85,6 +98,23 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
     say!("{verb} the outbox of stream {stream} in {}", database.display());
     say!("{NEXT}");
     Ok(Outcome::Fine)
+}
+
+struct Created {
+    stream: StreamName,
+    database: PathBuf,
+    was_there: bool,
+}
+
+/// Creates the outbox that the settings name, unless it is there.
+fn create(sources: &Sources) -> Result<Created, Failure> {
+    let settings = Settings::load(sources)?;
+    settings.check_kafka()?;
+    let (stream, Database(database)) = (settings.stream()?, settings.database()?);
+    let was_there = SqliteOutbox::open(&database, &stream).is_ok();
+    SqliteOutbox::create(&database, &stream)
+        .map_err(|error| Failure::new(format!("create the outbox in {}: {error}", database.display())))?;
+    Ok(Created { stream, database, was_there })
 }
 
 /// Writes the file unless there is one; returns whether it did.

@@ -307,6 +307,10 @@ impl Sending<'_> {
                 ))
                 .help("is it the right input? a line that was told by `homing send` is at most one more"))
             }
+            Ended::AtTheEnd(0) => {
+                say!("{source} is empty");
+                Ok(Outcome::Fine)
+            }
             Ended::AtTheEnd(lines) => {
                 let which = if report.bad > 0 { "all good lines" } else { "everything" };
                 say!("{which} up to line {lines} of {source} is in the outbox");

@@ -16,7 +16,7 @@ use crate::exit::Failure;
 use homing::kafka::client_value::{ClientValue, is_secret};
 use keys::{CLIENT, KEYS, Kind, nearest};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use value::{Located, from_text};
 
 /// The file that is read when none is named.
@@ -52,8 +52,13 @@ impl Settings {
             Ok(text) => file::read(&path, &text, &mut settings)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.config.is_none() => {}
             Err(error) => {
-                return Err(Failure::new(format!("read {}: {error}", path.display()))
-                    .help("`homing init` writes a commented one; --config FILE names another"));
+                let failure = Failure::new(format!("read {}: {error}", path.display()));
+                return Err(match error.kind() {
+                    std::io::ErrorKind::NotFound => {
+                        failure.help("`homing init` writes one; --config FILE names another")
+                    }
+                    _ => failure,
+                });
             }
         }
         settings.read_variables(std::env::vars_os())?;
@@ -62,6 +67,17 @@ impl Settings {
         }
         settings.check()?;
         Ok(settings)
+    }
+
+    /// Checks the text of a file that is to be written to `path`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn check_text(path: &Path, text: &str) -> Result<(), Failure> {
+        let mut settings = Self::default();
+        file::read(path, text, &mut settings)?;
+        settings.database()?;
+        settings.check()
     }
 
     fn read_variables(
@@ -159,7 +175,6 @@ fn unknown(place: &Place, name: &str, meant: Option<&str>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn read(text: &str) -> Result<Settings, Failure> {
         let mut settings = Settings::default();

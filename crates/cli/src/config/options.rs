@@ -70,6 +70,8 @@ impl Settings {
     /// A library's refusal, with the places of the keys it names.
     fn refused(&self, section: &str, error: impl std::fmt::Display) -> Failure {
         let message = error.to_string();
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let names = |field: &str| message.split(|c| !is_word(c)).any(|word| word == field);
         let places: Vec<String> = self
             .values
             .iter()
@@ -77,7 +79,7 @@ impl Settings {
                 let leaf = name.strip_prefix(section).and_then(|rest| rest.strip_prefix('.'));
                 let stem = leaf.map(|leaf| leaf.strip_suffix("_ms").unwrap_or(leaf));
                 let stem = stem.map(|stem| stem.strip_prefix("retry_").unwrap_or(stem));
-                stem.is_some_and(|stem| message.contains(stem))
+                stem.is_some_and(names)
             })
             .map(|(name, located)| format!("{name} is set at {}", located.place))
             .collect();

@@ -40,6 +40,21 @@ fn every_line_of_the_long_file_works_with_its_hash_taken_away() {
 }
 
 #[test]
+fn an_init_that_fails_leaves_no_file_that_the_next_one_would_keep() {
+    let home = Home::empty();
+    for (flag, value, said) in [
+        ("--database", "nonsense", "is no database"),
+        ("--database", "sqlite:nowhere/orders.db", "nowhere"),
+        ("--bootstrap", "", "host:port"),
+    ] {
+        home.run(["init", flag, value]).expect(2, &[said]);
+        assert!(std::fs::read_dir(home.path()).unwrap().next().is_none(), "{value:?} left something");
+    }
+    home.run(["init"]).expect(0, &["wrote homing.toml"]);
+    home.run(["init", "--database", "sqlite:other.db"]).expect(0, &["kept", "are for a new file"]);
+}
+
+#[test]
 fn init_can_live_in_the_applications_own_database() {
     let home = Home::empty();
     let database = rusqlite::Connection::open(home.path().join("shop.db")).unwrap();

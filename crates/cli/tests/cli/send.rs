@@ -121,7 +121,7 @@ fn many_lines_take_little_memory() {
 fn empty_and_missing_input_is_clear() {
     let home = Home::new();
     let ended =
-        home.run_with(["send", "--topic", "orders", "--json"], b"").expect(0, &["put 0 into the outbox"]);
+        home.run_with(["send", "--topic", "orders", "--json"], b"").expect(0, &["standard input is empty"]);
     assert_eq!(ended.json(), json!({"sent": 0, "bad": 0, "lines": 0, "next_line": 1}));
     home.run(["send", "--topic", "orders", "none.csv"]).expect(2, &["none.csv"]);
     home.run(["send", "--topic", "no topic"]).expect(2, &["--topic", "no topic"]);

@@ -14,7 +14,7 @@ use crate::signals;
 use crate::stdout::StatusLines;
 use clap::Args;
 use homing::audit::AuditStatus;
-use homing::{AuditError, AuditReport, Auditor, Relay, Shutdown};
+use homing::{AuditError, AuditReport, Auditor, Relay, RelayError, Shutdown};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use watch::Watch;
@@ -60,8 +60,12 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
     let audited = auditing.map_or(Outcome::Fine, Auditing::end);
     let watched = watched?;
     let summary = relayed.map_err(|error| {
-        Failure::new(format!("the relay stopped: {error}"))
-            .help("unsent rows stay in the outbox, and the next `homing run` goes on with them")
+        let failure = Failure::new(format!("the relay stopped: {error}"));
+        match error {
+            // What is wrong with the outbox itself, the error says.
+            RelayError::Outbox(_) => failure,
+            _ => failure.help("unsent rows stay in the outbox, and the next `homing run` goes on with them"),
+        }
     })?;
     let ended = watch.end(&summary);
     // Last: the relay drained into it.
