@@ -130,7 +130,7 @@ fn a_row_kafka_can_never_take_is_listed_mended_and_put_back() {
         .execute("INSERT INTO homing_outbox (topic, payload_text) VALUES ('no topic!', 'x')", [])
         .unwrap();
     home.run_with(["send", "--topic", &home.orders], b"fine\n").expect(0, &[]);
-    home.run(["run", "--until-drained"]).expect(0, &[]);
+    home.run(["run", "--until-drained"]).expect(1, &["a row was set aside", "no topic!"]);
     let listed = home.run(["dlq", "list", "--json"]).expect(1, &[]).json();
     assert_eq!((&listed["code"], &listed["topic"]), (&json!("topic_name"), &json!("no topic!")));
     assert_eq!(home.run(["status"]).code, Some(1));

@@ -73,9 +73,7 @@ impl SetAside {
     fn tell_rest(&mut self) {
         let untold = std::mem::take(&mut self.untold);
         if untold > 0 {
-            tracing::warn!(
-                "{untold} more rows were set aside and will not be sent; `homing dlq list` shows them"
-            );
+            tracing::warn!("more rows set aside: {untold}; `homing dlq list` shows them");
         }
     }
 

@@ -104,7 +104,7 @@ impl<'a> Watch<'a> {
         };
         tracing::info!(settled = summary.settled, resent = summary.resent, set_aside, %waiting, "stopped");
         if set_aside > 0 {
-            tracing::warn!("{set_aside} rows were set aside and do not go out; `homing dlq list` shows why");
+            tracing::warn!("rows set aside: {set_aside}; they do not go out, `homing dlq list` shows why");
         }
         if let Some(lines) = self.lines {
             lines.end();

@@ -223,7 +223,7 @@ fn describe(stats: &OutboxStats, because: Option<&str>, lanes: bool, around: &Su
         line("broker", format!("{address}, {served}"));
     }
     if stats.dead_letters > 0 {
-        line("dead letters", format!("{} rows were set aside; see `homing dlq list`", stats.dead_letters));
+        line("dead letters", format!("rows set aside: {}; see `homing dlq list`", stats.dead_letters));
     }
     if stats.voided > 0 {
         line("voided", format!("{} numbers of dead letters", stats.voided));
