@@ -9,8 +9,6 @@ mod broker;
 mod demo;
 mod embedded;
 mod init;
-mod pipes;
-mod run;
 mod send;
 mod settings;
 mod support;
