@@ -1,5 +1,6 @@
 //! The settings of one run: file, then variables, then flags; each value remembers where it came from.
 
+mod check;
 mod file;
 pub mod keys;
 mod options;

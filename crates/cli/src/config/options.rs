@@ -9,9 +9,8 @@ use homing::consumer::{ConsumerOptions, SetAside, StartPolicy};
 use homing::core::ProcessingOrder;
 use homing::outbox::OutboxError;
 use homing::relay::{PruneOptions, RelayOptions};
-use homing::{ConfigError, KafkaConfig, SqliteOutbox, StreamName, TopicName};
+use homing::{KafkaConfig, SqliteOutbox, StreamName, TopicName};
 use homing_broker::{BrokerOptions, FlushPolicy};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ const NO_STREAM: &str = "run `homing init` here, or name the file with --config,
                          HOMING_STREAM_DATABASE";
 
 impl Settings {
-    fn text(&self, name: &str) -> Option<&str> {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name) {
             Some(Value::Text(text)) => Some(text),
             _ => None,
@@ -63,12 +62,12 @@ impl Settings {
     }
 
     /// `PLACE: ` when the key was given, else nothing.
-    fn at(&self, name: &str) -> String {
+    pub(super) fn at(&self, name: &str) -> String {
         self.place(name).map_or_else(String::new, |place| format!("{place}: "))
     }
 
     /// A library's refusal, with the places of the keys it names.
-    fn refused(&self, section: &str, error: impl std::fmt::Display) -> Failure {
+    pub(super) fn refused(&self, section: &str, error: impl std::fmt::Display) -> Failure {
         let message = error.to_string();
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let names = |field: &str| message.split(|c| !is_word(c)).any(|word| word == field);
@@ -190,7 +189,7 @@ impl Settings {
         Ok(config)
     }
 
-    fn unchecked_kafka(&self, bootstrap: &str) -> Result<KafkaConfig, Failure> {
+    pub(super) fn unchecked_kafka(&self, bootstrap: &str) -> Result<KafkaConfig, Failure> {
         let mut config = KafkaConfig { create_topics: self.is_embedded(), ..KafkaConfig::new(bootstrap) };
         self.switch("kafka.create_topics", &mut config.create_topics);
         self.whole("kafka.topic_partitions", &mut config.topic_partitions)?;
@@ -260,38 +259,6 @@ impl Settings {
         self.whole("audit.streams_max", &mut o.limits.streams_max)?;
         o.validate().map_err(|error| self.refused("audit", error))?;
         Ok(o)
-    }
-
-    /// An address of this machine: the broker beside the outbox asks nobody who he is.
-    fn listen(&self, listen: &str) -> Result<SocketAddr, Failure> {
-        let refused = |what: &str| {
-            Failure::new(format!("{}broker.listen = {listen:?}: {what}", self.at("broker.listen"))).help(
-                "write an address of this machine, e.g. \"127.0.0.1:9092\"; `homing broker` serves others",
-            )
-        };
-        let listen: SocketAddr = listen.parse().map_err(|_| refused("is no address with a port"))?;
-        if listen.ip().is_loopback() && listen.port() != 0 {
-            Ok(listen)
-        } else {
-            Err(refused("is not an address of this machine alone with a port of its own"))
-        }
-    }
-
-    /// Checks every setting and relation, so that no command accepts what another refuses.
-    ///
-    /// # Errors
-    /// [`Failure`] naming the key or relation that cannot be used.
-    pub fn check(&self) -> Result<(), Failure> {
-        let kafka = self.unchecked_kafka(self.text("kafka.bootstrap").unwrap_or(EMBEDDED))?;
-        match kafka.validate() {
-            // Who only asks the outbox need not be allowed to read the secret.
-            Ok(()) | Err(ConfigError::Unreadable { .. }) => {}
-            Err(error) => return Err(self.refused("kafka", error)),
-        }
-        self.relay()?;
-        self.audit()?;
-        self.consumer("group", &["topic".to_owned()])?;
-        self.broker(PathBuf::new()).map(|_| ())
     }
 
     /// Whether `homing run` audits.
