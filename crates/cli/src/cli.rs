@@ -48,7 +48,7 @@ impl Global {
 pub enum Command {
     /// Shows the whole path under kills, beside the code most teams write
     Demo(demo::Flags),
-    /// Writes a commented homing.toml and creates the outbox
+    /// Writes a short homing.toml and creates the outbox
     Init(init::Flags),
     /// Puts records from a file or standard input into the outbox
     Send(send::Flags),

@@ -23,6 +23,15 @@ impl Outcome {
         }
     }
 
+    /// The graver of two: what was found, then what could not be told.
+    pub fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Findings, _) | (_, Self::Findings) => Self::Findings,
+            (Self::CouldNotTell, _) | (_, Self::CouldNotTell) => Self::CouldNotTell,
+            (Self::Fine, Self::Fine) => Self::Fine,
+        }
+    }
+
     /// Findings when there are any.
     pub fn of_findings(found: bool) -> Self {
         if found { Self::Findings } else { Self::Fine }

@@ -1,8 +1,13 @@
 //! The `homing` command.
 
+#[macro_use]
+mod talk;
+mod background_writer;
 mod cli;
 mod commands;
 mod config;
+mod descriptors;
+mod disk;
 mod endpoint;
 mod exit;
 mod input;
@@ -22,6 +27,7 @@ fn main() -> ExitCode {
         homing_broker::keep_heap_small();
     }
     logging::start(global.verbose, matches!(command, Command::Run(_) | Command::Broker(_)));
+    descriptors::raise_limit();
     let ending = match command {
         Command::Demo(flags) => commands::demo::run(&flags, &global),
         Command::Init(flags) => commands::init::run(&flags, &global),
@@ -35,11 +41,13 @@ fn main() -> ExitCode {
         Command::Broker(flags) => commands::broker::run(&flags, &global),
         Command::DemoChild(flags) => commands::demo::run_child(&flags),
     };
-    match ending {
-        Ok(outcome) => outcome.code().into(),
+    let code = match ending {
+        Ok(outcome) => outcome.code(),
         Err(failure) => {
-            eprintln!("{failure}");
-            2.into()
+            talk::say(failure);
+            2
         }
-    }
+    };
+    talk::flush();
+    code.into()
 }

@@ -1,5 +1,6 @@
 //! How far a long command has come: a bar on a terminal, a line now and then elsewhere.
 
+use crate::talk;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ impl Progress {
             let (bar, template) = match bytes_total {
                 Some(total) => (
                     ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10)),
-                    "{bar:30} {percent:>3}% {bytes}/{total_bytes}  {msg}  eta {eta}",
+                    "{bar:12} {percent:>3}%  {msg}  eta {eta}",
                 ),
                 None => (
                     ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10)),
@@ -40,15 +41,19 @@ impl Progress {
             bar.set_message(message(self.begun.elapsed()));
         } else if self.told.elapsed() >= LINE_EVERY {
             self.told = Instant::now();
-            eprintln!("{}", message(self.begun.elapsed()));
+            say!("{}", message(self.begun.elapsed()));
         }
     }
 
     /// Says something without tearing the bar.
     pub fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            // Written before the bar is drawn again.
+            Some(bar) => bar.suspend(|| {
+                say!("{line}");
+                talk::flush();
+            }),
+            None => say!("{line}"),
         }
     }
 

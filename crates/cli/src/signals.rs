@@ -1,10 +1,18 @@
-//! SIGTERM and SIGINT ask for a drain; a second one ends at once.
+//! SIGTERM, SIGINT and SIGHUP ask for a drain; a second SIGTERM or SIGINT ends at once.
+//!
+//! The second one is left to the kernel: whatever a thread of ours waits for then,
+//! it ends. SIGHUP comes several times when a terminal closes, so it never
+//! cuts a drain short; where it was ignored from the start (`nohup`), it stays so.
 
 use crate::exit::{During, Failure};
 use homing::Shutdown;
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Triggers the returned signal at SIGTERM or SIGINT.
+/// `timeout` and some terminals send one request twice; both within this time count as one.
+const ONE_REQUEST: Duration = Duration::from_millis(50);
+
+/// Triggers the returned signal at SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// [`Failure`] when the handlers cannot be installed.
@@ -13,30 +21,61 @@ pub fn shutdown_on_signals() -> Result<Shutdown, Failure> {
     let triggered = shutdown.clone();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().during("listen for signals")?;
-    let (mut terminate, mut interrupt) = {
+    let (mut terminate, mut interrupt, mut hang_up) = {
         let _context = runtime.enter();
         (
             signal(SignalKind::terminate()).during("listen for SIGTERM")?,
             signal(SignalKind::interrupt()).during("listen for SIGINT")?,
+            if kernel::is_ignored(SignalKind::hangup()) {
+                None
+            } else {
+                Some(signal(SignalKind::hangup()).during("listen for SIGHUP")?)
+            },
         )
     };
     let wait = move || {
         runtime.block_on(async move {
-            let mut told_to_stop = false;
-            loop {
-                let code = tokio::select! {
-                    _ = terminate.recv() => 143,
-                    _ = interrupt.recv() => 130,
-                };
-                if told_to_stop {
-                    std::process::exit(code);
-                }
-                told_to_stop = true;
-                tracing::info!("finishing what is under way; a second signal ends at once");
-                triggered.trigger();
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = received(hang_up.as_mut()) => {}
             }
+            triggered.trigger();
+            tracing::info!("finishing what is under way; a second signal ends at once");
+            tokio::time::sleep(ONE_REQUEST).await;
+            kernel::ends_at_once(SignalKind::terminate());
+            kernel::ends_at_once(SignalKind::interrupt());
         });
     };
     std::thread::Builder::new().name("signals".into()).spawn(wait).during("start a thread for signals")?;
     Ok(shutdown)
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// What the kernel does about a signal.
+#[allow(unsafe_code)]
+mod kernel {
+    use tokio::signal::unix::SignalKind;
+
+    /// Whether it is ignored, as `nohup` asks for.
+    pub fn is_ignored(signal: SignalKind) -> bool {
+        let mut now = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: a null action changes nothing; the present one is written to `now`.
+        unsafe {
+            libc::sigaction(signal.as_raw_value(), std::ptr::null(), now.as_mut_ptr()) == 0
+                && now.assume_init().sa_sigaction == libc::SIG_IGN
+        }
+    }
+
+    /// From now on it ends the process, without a word from us.
+    pub fn ends_at_once(signal: SignalKind) {
+        // SAFETY: the default action is always allowed for these signals.
+        unsafe { libc::signal(signal.as_raw_value(), libc::SIG_DFL) };
+    }
 }

@@ -54,6 +54,9 @@ fn list(outbox: &SqliteOutbox, all: bool, json: bool) -> Ending {
     loop {
         let page = outbox.dead_letters(after, PAGE)?;
         let Some(last) = page.last() else { break };
+        if stdout::is_closed() {
+            break;
+        }
         after = last.id;
         for letter in page.iter().filter(|letter| all || letter.redriven_as.is_none()) {
             waiting += u64::from(letter.redriven_as.is_none());
@@ -61,9 +64,9 @@ fn list(outbox: &SqliteOutbox, all: bool, json: bool) -> Ending {
         }
     }
     match (waiting, json) {
-        (0, _) => eprintln!("no dead letters"),
+        (0, _) => say!("no dead letters"),
         (_, true) => {}
-        (_, false) => eprintln!("put them back with `homing dlq redrive ID...`, or --all"),
+        (_, false) => say!("put them back with `homing dlq redrive ID...`, or --all"),
     }
     Ok(Outcome::of_findings(waiting > 0))
 }
@@ -76,7 +79,7 @@ fn redrive(outbox: &SqliteOutbox, ids: Option<&Vec<i64>>, json: bool) -> Ending 
         stdout::json(&json!({"redriven": rows, "refused": refused}))?;
     }
     for (id, row) in &redriven {
-        eprintln!("dead letter {id} is row {} of the outbox now", row.0);
+        say!("dead letter {id} is row {} of the outbox now", row.0);
     }
     for (id, why) in &refused {
         eprintln!("dead letter {id} was not put back: {why}");
@@ -93,7 +96,7 @@ fn redrive(outbox: &SqliteOutbox, ids: Option<&Vec<i64>>, json: bool) -> Ending 
             .help("they do not exist or were put back before; see `homing dlq list --all`"));
     }
     if redriven.is_empty() {
-        eprintln!("no dead letters to put back");
+        say!("no dead letters to put back");
     }
     Ok(Outcome::Fine)
 }

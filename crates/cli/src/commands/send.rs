@@ -58,7 +58,7 @@ pub struct Flags {
 enum OnBadLine {
     /// Report it and go on
     Continue,
-    /// Stop there; what is before it is sent
+    /// Stop there; what is before it is in the outbox
     Stop,
 }
 
@@ -75,7 +75,17 @@ struct Report {
     next_line: u64,
 }
 
-type Read = io::Result<Option<Taken>>;
+/// What the reading thread hands over.
+enum Read {
+    Line(Taken),
+    /// Something to tell that is no line's.
+    Doubt(String),
+    /// The end, after so many lines.
+    End {
+        lines: u64,
+    },
+    Failed(io::Error),
+}
 
 /// Reads, inserts, reports.
 pub fn run(flags: &Flags, global: &Global) -> Ending {
@@ -120,7 +130,7 @@ fn read_ahead(input: Box<dyn BufRead + Send>, plan: Plan, name: Option<&Path>, o
         Ok(records) => records,
         Err(error) => {
             // The receiver is gone when the command has ended.
-            let _ = out.send(Err(error));
+            let _ = out.send(Read::Failed(error));
             return;
         }
     };
@@ -128,8 +138,17 @@ fn read_ahead(input: Box<dyn BufRead + Send>, plan: Plan, name: Option<&Path>, o
         tracing::info!(format = ?records.format(), "decided how to read");
     }
     loop {
-        let read = records.next();
-        let is_last = !matches!(read, Ok(Some(_)));
+        let read = match records.next() {
+            Ok(Some(taken)) => Read::Line(taken),
+            Ok(None) => Read::End { lines: records.lines_read() },
+            Err(error) => Read::Failed(error),
+        };
+        let is_last = !matches!(read, Read::Line(_));
+        if let Some(doubt) = records.take_doubt()
+            && out.send(Read::Doubt(doubt)).is_err()
+        {
+            return;
+        }
         if out.send(read).is_err() || is_last {
             return;
         }
@@ -138,7 +157,8 @@ fn read_ahead(input: Box<dyn BufRead + Send>, plan: Plan, name: Option<&Path>, o
 
 /// Why the reading ended.
 enum Ended {
-    AtTheEnd,
+    /// The input had so many lines.
+    AtTheEnd(u64),
     AtABadLine(u64),
     Interrupted,
     Failed(Failure),
@@ -175,7 +195,7 @@ impl Sending<'_> {
             let longest =
                 begun.map_or(Duration::from_millis(100), |at: Instant| LINGER.saturating_sub(at.elapsed()));
             match input.recv_timeout(longest) {
-                Ok(Ok(Some(taken))) => {
+                Ok(Read::Line(taken)) => {
                     begun.get_or_insert_with(Instant::now);
                     if let Some(Ok(message)) = &taken.content {
                         bytes += message.payload.as_ref().map_or(0, Vec::len);
@@ -186,10 +206,13 @@ impl Sending<'_> {
                         return None;
                     }
                 }
-                // The reading thread ends only after it has sent its last word.
-                Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => return Some(Ended::AtTheEnd),
-                Ok(Err(error)) => {
+                Ok(Read::Doubt(doubt)) => self.progress.say(&format!("warning: {doubt}")),
+                Ok(Read::End { lines }) => return Some(Ended::AtTheEnd(lines)),
+                Ok(Read::Failed(error)) => {
                     return Some(Ended::Failed(Failure::new(format!("read the input: {error}"))));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Some(Ended::Failed(Failure::new("the thread that reads the input panicked")));
                 }
                 Err(RecvTimeoutError::Timeout) if begun.is_some() => return None,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -243,7 +266,7 @@ impl Sending<'_> {
         self.report = after;
         bad.iter().for_each(|(line, reason)| self.tell(*line, reason));
         self.progress.at(bytes, |elapsed| {
-            format!("sent {}, bad lines {}, {} a second", after.sent, after.bad, rate(after.sent, elapsed))
+            format!("put {}, bad {}, {}/s", after.sent, after.bad, rate(after.sent, elapsed))
         });
         Ok(ended)
     }
@@ -264,17 +287,37 @@ impl Sending<'_> {
         if json {
             stdout::json(&report)?;
         }
-        let source = self.flags.file.as_deref().unwrap_or(Path::new("-")).display().to_string();
+        let source = match self.flags.file.as_deref().filter(|path| *path != Path::new("-")) {
+            Some(path) => path.display().to_string(),
+            None => "standard input".to_owned(),
+        };
         let (seconds, per_second) = (elapsed.as_secs_f64(), rate(report.sent, elapsed));
-        eprintln!(
-            "sent {} to {} in {seconds:.1} s ({per_second} a second), bad lines {}",
-            report.sent, self.flags.topic, report.bad
+        say!(
+            "put {} into the outbox for topic {} in {seconds:.1} s ({per_second} a second), bad lines {}",
+            report.sent,
+            self.flags.topic,
+            report.bad
         );
         let go_on = format!("all before it is in the outbox; go on with --from-line {}", report.next_line);
         match ended {
-            Ended::AtTheEnd => Ok(Outcome::of_findings(report.bad > 0)),
+            Ended::AtTheEnd(lines) if self.flags.from_line > lines + 1 => {
+                let from = self.flags.from_line;
+                Err(Failure::new(format!(
+                    "--from-line {from}: {source} ends at line {lines}; nothing was put in"
+                ))
+                .help("is it the right input? a line that was told by `homing send` is at most one more"))
+            }
+            Ended::AtTheEnd(0) => {
+                say!("{source} is empty");
+                Ok(Outcome::Fine)
+            }
+            Ended::AtTheEnd(lines) => {
+                let which = if report.bad > 0 { "all good lines" } else { "everything" };
+                say!("{which} up to line {lines} of {source} is in the outbox");
+                Ok(Outcome::of_findings(report.bad > 0))
+            }
             Ended::AtABadLine(line) => {
-                eprintln!("stopped at the bad line {line} of {source}; {go_on}");
+                say!("stopped at the bad line {line} of {source}; {go_on}");
                 Ok(Outcome::Findings)
             }
             Ended::Interrupted => {

@@ -463,6 +463,13 @@ pub const KEYS: &[Key] = &[
         "too low: records of more streams go unchecked",
     ),
     key(
+        "broker.listen",
+        Text,
+        "",
+        "the address of the broker beside the outbox, on this machine; without it a free port is chosen once and kept",
+        "another program on that port: the broker does not start",
+    ),
+    key(
         "broker.flush",
         Choice(&["always", "interval", "never"]),
         "\"always\"",
@@ -543,6 +550,18 @@ impl Key {
     /// The name within its section.
     pub fn leaf(&self) -> &'static str {
         self.name.split_once('.').map_or(self.name, |(_, leaf)| leaf)
+    }
+
+    /// The default as a file would spell it, or an example for a key that has none.
+    pub fn spelled(&self) -> &'static str {
+        match self.name {
+            _ if !self.default.is_empty() => self.default,
+            "kafka.create_topics" => "true",
+            "consumer.dead_letter" => "\"billing.dlq\"",
+            "consumer.instance_id" => "\"billing-1\"",
+            "broker.listen" => "\"127.0.0.1:9092\"",
+            _ => "\"\"",
+        }
     }
 
     /// The variable that sets it.

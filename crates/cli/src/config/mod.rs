@@ -1,5 +1,6 @@
 //! The settings of one run: file, then variables, then flags; each value remembers where it came from.
 
+mod check;
 mod file;
 pub mod keys;
 mod options;
@@ -7,6 +8,7 @@ mod options;
 mod reference;
 pub mod template;
 mod value;
+mod variables;
 
 pub use options::{Database, EMBEDDED};
 pub use value::{Place, Value};
@@ -15,7 +17,7 @@ use crate::exit::Failure;
 use homing::kafka::client_value::{ClientValue, is_secret};
 use keys::{CLIENT, KEYS, Kind, nearest};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use value::{Located, from_text};
 
 /// The file that is read when none is named.
@@ -51,15 +53,32 @@ impl Settings {
             Ok(text) => file::read(&path, &text, &mut settings)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.config.is_none() => {}
             Err(error) => {
-                return Err(Failure::new(format!("read {}: {error}", path.display()))
-                    .help("`homing init` writes a commented one; --config FILE names another"));
+                let failure = Failure::new(format!("read {}: {error}", path.display()));
+                return Err(match error.kind() {
+                    std::io::ErrorKind::NotFound => {
+                        failure.help("`homing init` writes one; --config FILE names another")
+                    }
+                    _ => failure,
+                });
             }
         }
         settings.read_variables(std::env::vars_os())?;
         for assignment in &sources.set {
             settings.read_flag(assignment)?;
         }
+        settings.check()?;
         Ok(settings)
+    }
+
+    /// Checks the text of a file that is to be written to `path`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn check_text(path: &Path, text: &str) -> Result<(), Failure> {
+        let mut settings = Self::default();
+        file::read(path, text, &mut settings)?;
+        settings.database()?;
+        settings.check()
     }
 
     fn read_variables(
@@ -68,12 +87,7 @@ impl Settings {
     ) -> Result<(), Failure> {
         for (name, text) in variables {
             let Some(name) = name.to_str().filter(|name| name.starts_with("HOMING_")) else { continue };
-            let in_a_section = keys::SECTIONS.iter().any(|(section, _)| {
-                name["HOMING_".len()..]
-                    .strip_prefix(&section.to_uppercase())
-                    .is_some_and(|r| r.starts_with('_'))
-            });
-            if !in_a_section {
+            if variables::is_no_setting(name) {
                 continue;
             }
             let Some(text) = text.to_str() else {
@@ -162,7 +176,6 @@ fn unknown(place: &Place, name: &str, meant: Option<&str>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn read(text: &str) -> Result<Settings, Failure> {
         let mut settings = Settings::default();
@@ -228,6 +241,8 @@ mod tests {
         assert!(error.contains("HOMING_RELAY_LEASE_MS") && error.contains("relay.lease_ms"), "{error}");
         let error = read("HOMING_RELAY_LEASE", "1").unwrap_err().to_string();
         assert!(error.contains("HOMING_RELAY_LEASE_MS"), "{error}");
+        let error = read("HOMING_DATABASE", "sqlite:a.db").unwrap_err().to_string();
+        assert!(error.contains("HOMING_DATABASE is not a setting"), "{error}");
         let settings = read("HOMING_KAFKA_CLIENT_SSL_CA_LOCATION", "/ca.pem").unwrap();
         assert_eq!(settings.client["ssl.ca.location"].0, "/ca.pem".into());
         let settings = read("HOMING_KAFKA_CLIENT_SASL_PASSWORD_FILE", "/run/secrets/kafka").unwrap();

@@ -2,6 +2,7 @@
 
 use super::keys::CLIENT;
 use super::{Settings, Value};
+use crate::disk;
 use crate::exit::Failure;
 use homing::audit::{AuditOptions, Repairing};
 use homing::consumer::{ConsumerOptions, SetAside, StartPolicy};
@@ -27,7 +28,7 @@ const NO_STREAM: &str = "run `homing init` here, or name the file with --config,
                          HOMING_STREAM_DATABASE";
 
 impl Settings {
-    fn text(&self, name: &str) -> Option<&str> {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name) {
             Some(Value::Text(text)) => Some(text),
             _ => None,
@@ -61,13 +62,15 @@ impl Settings {
     }
 
     /// `PLACE: ` when the key was given, else nothing.
-    fn at(&self, name: &str) -> String {
+    pub(super) fn at(&self, name: &str) -> String {
         self.place(name).map_or_else(String::new, |place| format!("{place}: "))
     }
 
     /// A library's refusal, with the places of the keys it names.
-    fn refused(&self, section: &str, error: impl std::fmt::Display) -> Failure {
+    pub(super) fn refused(&self, section: &str, error: impl std::fmt::Display) -> Failure {
         let message = error.to_string();
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let names = |field: &str| message.split(|c| !is_word(c)).any(|word| word == field);
         let places: Vec<String> = self
             .values
             .iter()
@@ -75,7 +78,7 @@ impl Settings {
                 let leaf = name.strip_prefix(section).and_then(|rest| rest.strip_prefix('.'));
                 let stem = leaf.map(|leaf| leaf.strip_suffix("_ms").unwrap_or(leaf));
                 let stem = stem.map(|stem| stem.strip_prefix("retry_").unwrap_or(stem));
-                stem.is_some_and(|stem| message.contains(stem))
+                stem.is_some_and(names)
             })
             .map(|(name, located)| format!("{name} is set at {}", located.place))
             .collect();
@@ -141,9 +144,16 @@ impl Settings {
         let (stream, Database(path)) = (self.stream()?, self.database()?);
         SqliteOutbox::open(&path, &stream).map_err(|error| {
             let place = self.at("stream.database");
-            match error {
-                OutboxError::OtherStream { .. } => Failure::new(format!("{}{error}", self.at("stream.name"))),
+            let failure = match error {
+                OutboxError::OtherStream { .. } => {
+                    return Failure::new(format!("{}{error}", self.at("stream.name")));
+                }
                 error => Failure::new(format!("{place}{error}")),
+            };
+            // SQLite says "disk I/O error" when it finds no room for its shared memory.
+            match disk::full(disk::dir_of(&path)) {
+                Some(full) => failure.help(format!("the disk is full: {full}")),
+                None => failure,
             }
         })
     }
@@ -174,6 +184,12 @@ impl Settings {
     /// # Errors
     /// [`Failure`] naming the key that cannot be used and its place.
     pub fn kafka(&self, bootstrap: &str) -> Result<KafkaConfig, Failure> {
+        let config = self.unchecked_kafka(bootstrap)?;
+        config.validate().map_err(|error| self.refused("kafka", error))?;
+        Ok(config)
+    }
+
+    pub(super) fn unchecked_kafka(&self, bootstrap: &str) -> Result<KafkaConfig, Failure> {
         let mut config = KafkaConfig { create_topics: self.is_embedded(), ..KafkaConfig::new(bootstrap) };
         self.switch("kafka.create_topics", &mut config.create_topics);
         self.whole("kafka.topic_partitions", &mut config.topic_partitions)?;
@@ -181,7 +197,6 @@ impl Settings {
         self.whole("kafka.min_insync_replicas", &mut config.min_insync_replicas)?;
         self.switch("kafka.allow_unverified_brokers", &mut config.allow_unverified_brokers);
         config.client = self.client.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect();
-        config.validate().map_err(|error| self.refused("kafka", error))?;
         Ok(config)
     }
 
@@ -259,6 +274,9 @@ impl Settings {
     /// [`Failure`] when a number is too large.
     pub fn broker(&self, dir: PathBuf) -> Result<BrokerOptions, Failure> {
         let mut o = BrokerOptions { dir, ..BrokerOptions::default() };
+        if let Some(listen) = self.text("broker.listen").filter(|listen| !listen.is_empty()) {
+            o.listen = self.listen(listen)?;
+        }
         let (mut messages, mut ms) = (10_000, 1_000);
         self.whole("broker.flush_messages", &mut messages)?;
         self.whole("broker.flush_ms", &mut ms)?;
@@ -329,6 +347,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::KEYS;
     use super::super::{Sources, template};
     use super::*;
     use std::collections::BTreeMap;
@@ -342,23 +361,19 @@ mod tests {
     #[test]
     fn the_written_file_is_read_back_and_holds_the_librarys_defaults() {
         let chosen = template::Chosen { stream: "shop", database: "sqlite:shop.db", bootstrap: EMBEDDED };
-        let written = template::render(chosen);
+        let written = template::full(chosen);
         let plain = settings(&written);
         assert_eq!(plain.stream().unwrap().as_str(), "shop");
         assert!(plain.is_embedded());
-        // With every default switched on, except those that are empty or depend on something else.
+        // With every default switched on, except those that are examples or depend on something else.
+        let is_default = |line: &str| {
+            let leaf = line.split(' ').next().unwrap_or_default();
+            KEYS.iter().any(|key| key.leaf() == leaf && !key.default.is_empty())
+        };
         let all: String = written
             .lines()
-            .map(|line| match line.strip_prefix("# ") {
-                Some(rest)
-                    if rest.split_once(" = ").is_some_and(|(key, value)| {
-                        key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-                            && value != "\"\""
-                            && key != "create_topics"
-                    }) =>
-                {
-                    format!("{rest}\n")
-                }
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if is_default(rest) => format!("{rest}\n"),
                 _ => format!("{line}\n"),
             })
             .collect();
@@ -375,6 +390,43 @@ mod tests {
         assert_eq!(format!("{:?}", all.audit().unwrap()), format!("{:?}", AuditOptions::default()));
         let dir = BrokerOptions::default().dir;
         assert_eq!(format!("{:?}", all.broker(dir).unwrap()), format!("{:?}", BrokerOptions::default()));
+    }
+
+    #[test]
+    fn taking_the_hash_away_works_for_every_line_and_for_all_together() {
+        let chosen = template::Chosen { stream: "shop", database: "sqlite:shop.db", bootstrap: EMBEDDED };
+        let written = template::full(chosen);
+        let is_setting = |line: &str| line.starts_with('#') && !line.starts_with("# ");
+        let switched = |on: &dyn Fn(usize) -> bool| -> String {
+            let line = |(at, line): (usize, &str)| match line.strip_prefix('#') {
+                Some(rest) if is_setting(line) && on(at) => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            };
+            written.lines().enumerate().map(line).collect()
+        };
+        let all = settings(&switched(&|_| true));
+        all.check().unwrap();
+        assert_eq!(all.values.len(), KEYS.len(), "every key has a line of its own");
+        for (at, line) in written.lines().enumerate().filter(|(_, line)| is_setting(line)) {
+            let one = settings(&switched(&|other| other == at));
+            assert_eq!(one.values.len() + one.client.len(), 4, "{line}");
+            one.check().unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        let short = settings(&template::short(chosen));
+        assert_eq!(short.values.len(), 3);
+        short.check().unwrap();
+    }
+
+    #[test]
+    fn the_brokers_address_is_one_of_this_machine() {
+        let listen = |listen: &str| {
+            settings(&format!("[broker]\nlisten = {listen:?}\n")).broker(PathBuf::new()).map(|o| o.listen)
+        };
+        assert_eq!(listen("127.0.0.1:9092").unwrap(), "127.0.0.1:9092".parse().unwrap());
+        for wrong in ["0.0.0.0:9092", "127.0.0.1:0", "9092", "localhost"] {
+            let error = listen(wrong).unwrap_err().to_string();
+            assert!(error.contains("homing.toml:2") && error.contains("broker.listen"), "{error}");
+        }
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! The commented homing.toml that `homing init` writes.
+//! The homing.toml that `homing init` writes, and the long one with every setting that `--print` shows.
+//!
+//! A line `#key = value` is a setting that is switched on by taking the # away; prose has a space after its #.
 
 use super::keys::{KEYS, SECTIONS};
 use std::fmt::Write as _;
@@ -14,10 +16,32 @@ pub struct Chosen<'a> {
     pub bootstrap: &'a str,
 }
 
-/// The file's text: what was chosen, and every other key commented out with its default.
-pub fn render(chosen: Chosen<'_>) -> String {
+/// What must be set, and where the rest is told.
+pub fn short(chosen: Chosen<'_>) -> String {
+    format!(
+        "# Homing's settings. Everything else has a default: `homing init --print` shows all of them, docs/config.md\n\
+         # explains them. Each is also a variable, HOMING_<SECTION>_<KEY>, and a flag, --set section.key=value.\n\
+         \n\
+         [stream]\n\
+         # The stream's name; part of every record's stamp, so choose it once.\n\
+         name = {}\n\
+         # The database with the outbox: a file relative to this one; it may be your application's.\n\
+         database = {}\n\
+         \n\
+         [kafka]\n\
+         # host:port[,host:port] of one cluster, or \"embedded\": a broker in a directory beside the outbox.\n\
+         bootstrap = {}\n",
+        quoted(chosen.stream),
+        quoted(chosen.database),
+        quoted(chosen.bootstrap)
+    )
+}
+
+/// Every setting: what was chosen, and every other key commented out with its default.
+pub fn full(chosen: Chosen<'_>) -> String {
     let mut out = String::from(
-        "# Homing's settings. A line that starts with # is a default; take the # away to change it.\n\
+        "# Homing's settings. A line like `#key = value` shows a default, or an example where there is none;\n\
+         # take the # away to change it.\n\
          # Each key is also a variable, HOMING_<SECTION>_<KEY>, and a flag, --set section.key=value.\n\
          # A flag wins over a variable, a variable over this file.\n",
     );
@@ -36,18 +60,17 @@ pub fn render(chosen: Chosen<'_>) -> String {
             };
             let _ = match set {
                 Some(value) => writeln!(out, "{} = {}", key.leaf(), quoted(value)),
-                None if key.default.is_empty() => writeln!(out, "# {} = \"\"", key.leaf()),
-                None => writeln!(out, "# {} = {}", key.leaf(), key.default),
+                None => writeln!(out, "#{} = {}", key.leaf(), key.spelled()),
             };
         }
         if *section == "kafka" {
             out.push_str(
                 "\n# Any key of librdkafka's; what would weaken a promise is refused.\n\
                  # A secret is read from a file or a variable, and shown nowhere.\n[kafka.client]\n\
-                 # \"security.protocol\" = \"sasl_ssl\"\n# \"ssl.ca.location\" = \"/etc/ssl/certs/ca-certificates.crt\"\n\
-                 # \"sasl.mechanism\" = \"SCRAM-SHA-512\"\n# \"sasl.username\" = \"homing\"\n\
-                 # \"sasl.password\" = { file = \"/run/secrets/kafka\" }\n\
-                 # \"compression.type\" = \"zstd\"\n",
+                 #\"security.protocol\" = \"sasl_ssl\"\n#\"ssl.ca.location\" = \"/etc/ssl/certs/ca-certificates.crt\"\n\
+                 #\"sasl.mechanism\" = \"SCRAM-SHA-512\"\n#\"sasl.username\" = \"homing\"\n\
+                 #\"sasl.password\" = { file = \"/run/secrets/kafka\" }\n\
+                 #\"compression.type\" = \"zstd\"\n",
             );
         }
     }

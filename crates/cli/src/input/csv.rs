@@ -4,6 +4,14 @@ use super::Parts;
 use ::csv::{ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 
+/// What to say of a header that has one column and another usual separator in it.
+pub fn other_separator(header: &str) -> Option<String> {
+    let header = header.trim();
+    (!header.contains(',') && header.contains([';', '\t', '|'])).then(|| {
+        format!("the header {header:?} is one column: fields are parted by commas here, not by ; or tabs")
+    })
+}
+
 /// The column names, and which is the key.
 #[derive(Debug)]
 pub struct Header {

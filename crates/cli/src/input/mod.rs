@@ -57,6 +57,8 @@ pub struct Records<R> {
     header: Option<csv::Header>,
     /// The line that decided the format, not yet handed out.
     held: Option<Line>,
+    /// What looks wrong about the whole, until someone takes it.
+    doubt: Option<String>,
 }
 
 impl<R: BufRead> Records<R> {
@@ -79,7 +81,7 @@ impl<R: BufRead> Records<R> {
                 }
             };
         }
-        let mut records = Self { lines, plan, header: None, held };
+        let mut records = Self { lines, plan, header: None, held, doubt: None };
         if records.plan.format == Format::Csv {
             records.read_header()?;
         } else if records.plan.format == Format::Lines && records.plan.key_field.is_some() {
@@ -91,6 +93,16 @@ impl<R: BufRead> Records<R> {
     /// The format that is read.
     pub fn format(&self) -> Format {
         self.plan.format
+    }
+
+    /// What looks wrong about the input as a whole; once.
+    pub fn take_doubt(&mut self) -> Option<String> {
+        self.doubt.take()
+    }
+
+    /// How many lines were read so far.
+    pub fn lines_read(&self) -> u64 {
+        self.lines.next_number() - 1
     }
 
     /// The next line's message; `None` at the end.
@@ -105,6 +117,13 @@ impl<R: BufRead> Records<R> {
             }
             if line.number < self.plan.from_line {
                 continue;
+            }
+            if self.plan.format == Format::Json && line.number == self.plan.from_line {
+                self.doubt = is_array(&line.bytes).then(|| {
+                    "this looks like one JSON array: each line is one message here; write each element on a line \
+                     of its own, e.g. with: jq -c '.[]' FILE"
+                        .into()
+                });
             }
             let content = self.read(&line);
             return Ok(Some(Taken {
@@ -127,7 +146,11 @@ impl<R: BufRead> Records<R> {
         let Some(mut line) = self.next_line()? else { return Ok(()) };
         self.lines.join_quoted(&mut line)?;
         let text = text_of(&line).map_err(|reason| invalid(format!("line 1: {reason}")))?;
-        let header = csv::Header::read(text, self.plan.key_field.as_deref()).map_err(invalid)?;
+        let doubt = csv::other_separator(text);
+        let header = csv::Header::read(text, self.plan.key_field.as_deref()).map_err(|reason| {
+            invalid(doubt.as_ref().map_or_else(|| reason.clone(), |doubt| format!("{reason}; {doubt}")))
+        })?;
+        self.doubt = doubt;
         self.header = Some(header);
         Ok(())
     }
@@ -165,6 +188,11 @@ fn text_of(line: &Line) -> Result<&str, String> {
         return Err(trouble.clone());
     }
     std::str::from_utf8(&line.bytes).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to() + 1))
+}
+
+/// Whether a file's first line begins an array rather than being one of many values.
+fn is_array(first: &[u8]) -> bool {
+    first.trim_ascii_start().starts_with(b"[")
 }
 
 fn guess(first: &[u8], key_field: Option<&str>) -> Format {
@@ -266,6 +294,33 @@ mod tests {
         assert!(error.contains("\"id\"") && error.contains("a, b"), "{error}");
         assert!(read_with(b"a,a\n1,2\n", Format::Csv, None, 1).unwrap_err().to_string().contains("twice"));
         assert!(read_with(b"hello\n", Format::Lines, Some("id"), 1).is_err());
+    }
+
+    #[test]
+    fn an_array_and_another_separator_are_doubted_once() {
+        let doubt = |text: &[u8], format| {
+            let plan = Plan {
+                topic: TopicName::parse("t").unwrap(),
+                key_field: None,
+                format,
+                from_line: 1,
+                line_bytes_max: 100,
+            };
+            let mut records = Records::open(text, plan, None).unwrap();
+            records.next().unwrap();
+            let doubt = records.take_doubt();
+            assert_eq!(records.take_doubt(), None);
+            doubt
+        };
+        let array = doubt(b"[\n {\"a\": 1}\n]\n", Format::Auto).unwrap();
+        assert!(array.contains("JSON array") && array.contains("jq -c"), "{array}");
+        assert!(doubt(b"[{\"a\":1},{\"a\":2}]\n", Format::Json).is_some());
+        assert_eq!(doubt(b"{\"a\":[1]}\n", Format::Json), None);
+        let header = doubt(b"id;name\n1;Ada\n", Format::Csv).unwrap();
+        assert!(header.contains("id;name") && header.contains("commas"), "{header}");
+        assert_eq!(doubt(b"id,a;b\n1,2\n", Format::Csv), None);
+        let error = read_with(b"id;name\n1;Ada\n", Format::Csv, Some("id"), 1).unwrap_err().to_string();
+        assert!(error.contains("no column \"id\"") && error.contains("commas"), "{error}");
     }
 
     #[test]

@@ -39,6 +39,8 @@ fn a_wrong_variable_or_flag_is_named() {
     run("HOMING_RELAY_LEASE_MS", "soon", &["HOMING_RELAY_LEASE_MS", "relay.lease_ms", "milliseconds"]);
     run("HOMING_RELAY_LEASE", "1", &["HOMING_RELAY_LEASE", "HOMING_RELAY_LEASE_MS"]);
     run("HOMING_STREAM_DATABASE", "postgres://x", &["HOMING_STREAM_DATABASE", "SQLite"]);
+    run("HOMING_DATABASE", "sqlite:a.db", &["HOMING_DATABASE", "is not a setting"]);
+    home.run(["status", "--set", "relay.poll_min_ms=100"]).expect(2, &["poll_max", "poll_min", "--set"]);
     home.run(["status", "--set", "relay.lease=1"]).expect(2, &["--set", "relay.lease_ms"]);
     home.run(["status", "--set", "relay.lease_ms"]).expect(2, &["--set", "="]);
     home.run(["status", "--config", "none.toml"]).expect(2, &["none.toml", "homing init"]);
@@ -62,6 +64,14 @@ fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
     assert_eq!(stream(&[], &variables), "b");
     assert_eq!(stream(&["--set", "stream.name=c", "--set", "stream.database=sqlite:c.db"], &variables), "c");
     assert_eq!(stream(&["--config", "c.toml"], &[]), "c");
+}
+
+#[test]
+fn a_variable_that_a_cluster_sets_for_a_service_called_homing_is_no_setting() {
+    let home = with("");
+    let mut command = home.command(["status"]);
+    command.env("HOMING_PORT", "tcp://10.0.0.7:9092").env("HOMING_BROKER_SERVICE_HOST", "10.0.0.7");
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
 }
 
 #[test]

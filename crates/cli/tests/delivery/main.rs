@@ -5,5 +5,7 @@
 mod audit;
 mod consume;
 mod pipeline;
+mod pipes;
+mod run;
 #[path = "../cli/support.rs"]
 mod support;

@@ -134,7 +134,7 @@ fn a_row_kafka_can_never_take_is_listed_mended_and_put_back() {
         )
         .unwrap();
     home.run_with(["send", "--topic", &home.orders], b"fine\n").expect(0, &[]);
-    home.run(["run", "--until-drained"]).expect(0, &[]);
+    home.run(["run", "--until-drained"]).expect(1, &["a row was set aside", "no topic!"]);
     let listed = home.run(["dlq", "list", "--json"]).expect(1, &[]).json();
     assert_eq!((&listed["code"], &listed["topic"]), (&json!("topic_name"), &json!("no topic!")));
     assert_eq!(home.run(["status"]).code, Some(1));
@@ -200,5 +200,5 @@ fn two_commands_in_a_pipe_work_together() {
         .stdout(Stdio::piped())
         .output()
         .unwrap();
-    home.run_with(["send", "--topic", "copy"], &consuming.stdout).expect(0, &["sent 2"]);
+    home.run_with(["send", "--topic", "copy"], &consuming.stdout).expect(0, &["put 2 into the outbox"]);
 }

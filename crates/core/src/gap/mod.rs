@@ -22,6 +22,7 @@ mod lane;
 mod memory;
 mod state;
 mod stream;
+mod words;
 
 pub use lane::LaneDetector;
 pub use memory::Fingerprint;

@@ -231,7 +231,7 @@ impl Watched {
                     counts.forks += 1;
                     self.doubts.entry(epoch.0).or_default().fork(seq, now_ms);
                     self.unsaved = Unsaved::Findings;
-                    tracing::error!(at = %self.at, epoch = epoch.0, seq = seq.0, offset = offset.0, ?was, ?is,
+                    tracing::error!(at = %self.at, epoch = epoch.0, seq = seq.0, offset = offset.0, %was, %is,
                         "fork: one number stands for two messages (X12: database restored or copied)");
                     continue;
                 }
@@ -252,8 +252,8 @@ impl Watched {
                 Observation::Duplicate { .. } => {
                     tracing::debug!(%at, epoch = epoch.0, seq = seq.0, offset = offset.0, "sent twice");
                 }
-                _ => tracing::warn!(%at, epoch = epoch.0, seq = seq.0, offset = offset.0, ?observation,
-                    "unexpected record"),
+                _ => tracing::warn!(%at, epoch = epoch.0, seq = seq.0, offset = offset.0,
+                    "unexpected record: it {observation}"),
             }
         }
     }

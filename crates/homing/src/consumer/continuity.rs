@@ -10,6 +10,9 @@ use crate::kafka::record::Record;
 use homing_core::gap::{Limits, Observation, PartitionDetector, Seen, StartPolicy};
 use homing_core::{Partition, PayloadCrc};
 
+/// A header of every dead letter ([`super::dead_letter::header::OFFSET`]).
+const LETTERS_OFFSET: &std::ffi::CStr = c"homing-dlq-offset";
+
 /// Watches one partition.
 pub(crate) struct Continuity {
     detector: PartitionDetector,
@@ -23,12 +26,17 @@ impl Continuity {
     }
 
     /// Looks at the next record of the partition.
+    ///
+    /// A dead letter bears the number it had in the partition it was given up in, which says nothing here.
     #[inline]
     pub fn observe(&mut self, record: &Record, now_ms: i64, at: &TopicPartition, status: &ConsumerStatus) {
         let Some(stamp) = record.stamp_ref() else {
             ConsumerStatus::add(&status.foreign, 1);
             return;
         };
+        if record.header(LETTERS_OFFSET).is_some() {
+            return;
+        }
         let data_crc = PayloadCrc::of(record.key(), record.payload());
         let mut seen = Seen::of(&stamp, data_crc, record.offset(), now_ms);
         seen.id = record.id().map(uuid::Uuid::into_bytes);
@@ -54,9 +62,9 @@ fn count(observation: Observation, record: &Record, at: &TopicPartition, status:
         _ => return,
     };
     ConsumerStatus::add(counter, 1);
-    let offset = record.offset().0;
+    let (offset, seq) = (record.offset().0, record.stamp_ref().map(|stamp| stamp.seq.0));
     match observation {
-        Observation::Duplicate { .. } => tracing::debug!(%at, offset, ?observation, "continuity"),
-        _ => tracing::warn!(%at, offset, ?observation, "continuity"),
+        Observation::Duplicate { .. } => tracing::debug!(%at, offset, "{observation}"),
+        _ => tracing::warn!(%at, offset, seq, "unexpected record: it {observation}"),
     }
 }

@@ -36,10 +36,16 @@ pub(crate) struct Job {
 }
 
 /// A record, owned here alone or with an async handler.
-#[derive(Debug)]
 pub(crate) enum Held {
     Own(Record),
     Shared(Arc<Record>),
+}
+
+/// As the record's: the words reach people.
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
+    }
 }
 
 impl Deref for Held {

@@ -404,7 +404,8 @@ unsafe extern "C" fn on_error(
 ) {
     // SAFETY: called by librdkafka with a zero-terminated reason; `rk` is live.
     unsafe {
-        let mut error = NativeError { reason: text(reason), ..NativeError::of("talk to Kafka", code) };
+        let reason = without_thread(&text(reason)).to_owned();
+        let mut error = NativeError { reason, ..NativeError::of("talk to Kafka", code) };
         if error.fatal {
             let mut errstr = [0 as c_char; 512];
             let cause = ffi::rd_kafka_fatal_error(rk, errstr.as_mut_ptr(), errstr.len());
@@ -412,6 +413,13 @@ unsafe extern "C" fn on_error(
         }
         context_of(opaque).errors.lock().unwrap_or_else(PoisonError::into_inner).push(error);
     }
+}
+
+/// librdkafka's words without the name of its thread, which says nothing to people:
+/// `[thrd:host:9092/bootstrap]: host:9092/bootstrap: Connect to …`.
+fn without_thread(words: &str) -> &str {
+    let rest = words.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: "));
+    rest.map_or(words, |(_, rest)| rest)
 }
 
 pub(super) unsafe extern "C" fn on_log(
@@ -422,6 +430,7 @@ pub(super) unsafe extern "C" fn on_log(
 ) {
     // SAFETY: called by librdkafka with zero-terminated strings.
     let (facility, line) = unsafe { (text(facility), text(line)) };
+    let line = without_thread(&line);
     // Its errors are connection trouble that it goes on to mend: a warning in our terms. That a
     // setting which Homing chose knowingly is "experimental" is nothing to warn a user of.
     let is_our_choice = facility == "CONFWARN" && line.contains("enable.gapless.guarantee");

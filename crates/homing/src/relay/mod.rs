@@ -29,6 +29,7 @@ mod producing;
 mod reading;
 mod saying;
 mod session;
+mod standby;
 mod status;
 mod tails;
 mod topics;
@@ -48,6 +49,7 @@ use crate::shutdown::Shutdown;
 use error::Halt;
 use homing_core::{FencingToken, LeaseDecision, LeaseWatch};
 use session::{Ground, Session, now_ms};
+use standby::LeaseLeftBehind;
 use status::Count;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -62,6 +64,10 @@ pub struct Relay {
     kafka: KafkaConfig,
     options: RelayOptions,
     status: Arc<RelayStatus>,
+    /// The name the outbox was acquired under last.
+    owner: String,
+    /// A lease of ours that still runs, and nobody works under it.
+    left: Option<LeaseLeftBehind>,
 }
 
 impl Relay {
@@ -84,7 +90,7 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         options.validate()?;
         kafka.validate()?;
-        Ok(Self { store, kafka, options, status: Arc::default() })
+        Ok(Self { store, kafka, options, status: Arc::default(), owner: String::new(), left: None })
     }
 
     /// The relay's live counters and trouble.
@@ -170,15 +176,22 @@ impl Relay {
             match self.store.acquire(&me, now_ms(), lease_ms, &alive) {
                 Ok(LeaseDecision::Acquire(token) | LeaseDecision::Renew(token)) => {
                     self.status.set_trouble(None);
+                    self.owner = me.name;
                     return Ok(Some(token));
                 }
                 Ok(LeaseDecision::Wait { .. } | LeaseDecision::Lost) => {
-                    let holder = self.store.holder().ok().flatten().map(|holder| holder.owner.name);
-                    let holder = holder.unwrap_or_else(|| "another relay".to_owned());
-                    self.status.set_trouble(Some(&format!("standing by: {holder} relays this outbox")));
+                    let holder = self.store.holder().ok().flatten();
+                    let why = standby::reason(holder.as_ref(), &me, self.left.as_ref());
+                    self.status.set_trouble(Some(&why));
                 }
                 Err(error) if error.retry() == crate::Retry::Never => return Err(error.into()),
-                Err(error) => self.status.set_trouble(Some(&error.to_string())),
+                Err(error) => {
+                    let what = error.to_string();
+                    if self.status.trouble().is_none_or(|known| known.what != what) {
+                        tracing::warn!(stream = %self.store.stream(), "cannot take the outbox: {what}");
+                    }
+                    self.status.set_trouble(Some(&what));
+                }
             }
             let pause =
                 (self.options.lease / 10).clamp(Duration::from_millis(10), Duration::from_millis(250));
@@ -189,11 +202,11 @@ impl Relay {
     }
 
     fn give_back(&mut self, token: FencingToken) {
-        match self.store.release(token) {
-            Ok(()) | Err(OutboxError::Fenced { .. }) => {}
+        self.left = match self.store.release(token) {
+            Ok(()) | Err(OutboxError::Fenced { .. }) => None,
             // The lease ends by itself.
-            Err(error) => tracing::debug!(%error, "the lease was not given back"),
-        }
+            Err(error) => Some(LeaseLeftBehind { owner: self.owner.clone(), error: error.to_string() }),
+        };
     }
 
     fn note_and_give_back(&mut self, token: FencingToken, error: &RelayError) {

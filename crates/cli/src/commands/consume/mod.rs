@@ -98,7 +98,7 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
     }
     let shutdown = signals::shutdown_on_signals()?;
     let endpoint = Endpoint::open(&settings)?;
-    look_for_topics(&endpoint, &options)?;
+    let absent = look_for_topics(&endpoint, &options)?;
     let dead_letter = options.dead_letter.clone();
     let consumer = Consumer::new(endpoint.kafka.clone(), options)?;
     let status = consumer.status();
@@ -117,7 +117,7 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
             let pipe = printer.closed();
             match consumer.run_batches(PRINT_BATCH, move |records| printer.print(records), &shutdown) {
                 Err(ConsumerError::Fatal { .. }) if pipe.is_triggered() => {
-                    eprintln!("standard output was closed; what was not printed is not committed");
+                    say!("standard output was closed; what was not printed is not committed");
                     return Ok(Outcome::Fine);
                 }
                 ended => ended,
@@ -128,6 +128,8 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
             consumer.run_blocking(move |record| exec.run(record), &shutdown)
         }
     };
+    // However it ended: what watches it for idleness must not go on to judge it.
+    shutdown.trigger();
     if let Some(idle) = idle {
         idle.join();
     }
@@ -136,6 +138,11 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
         stdout::json(&summary)?;
     }
     tell(&summary, dead_letter.as_ref());
+    if flags.until_idle.is_some() && summary.counts.received == 0 && !absent.is_empty() {
+        let absent: Vec<_> = absent.iter().map(TopicName::as_str).collect();
+        return Err(Failure::new(format!("{} did not exist, so nothing could be read", absent.join(", ")))
+            .help("is the topic's name right?"));
+    }
     // Last: the consumer committed through it.
     drop(endpoint);
     Ok(Outcome::of_findings(summary.counts.dead_lettered > 0))
@@ -169,8 +176,9 @@ fn with_flags(flags: &Flags, global: &Global) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-/// Creates what is missing where that is allowed; says so where a topic is waited for.
-fn look_for_topics(endpoint: &Endpoint, options: &ConsumerOptions) -> Result<(), Failure> {
+/// Creates what is missing where that is allowed, and says so: it may be a typo. Returns what was not there.
+fn look_for_topics(endpoint: &Endpoint, options: &ConsumerOptions) -> Result<Vec<TopicName>, Failure> {
+    let mut absent = Vec::new();
     let topics: Vec<TopicName> = options.topics.iter().chain(&options.dead_letter).cloned().collect();
     let found = ensure_topics(&endpoint.kafka, &topics, ASK).map_err(|error| {
         Failure::new(format!("ask {} for the topics: {error}", endpoint.kafka.bootstrap))
@@ -180,18 +188,25 @@ fn look_for_topics(endpoint: &Endpoint, options: &ConsumerOptions) -> Result<(),
         let is_letters = options.dead_letter.as_ref() == Some(topic);
         match presence {
             Presence::Present => {}
-            Presence::Created => tracing::info!(%topic, "created"),
+            Presence::Created if is_letters => tracing::info!(%topic, "created"),
+            Presence::Created => {
+                say!("topic {topic} was not there and was created, empty; if the name is a typo, stop this");
+                absent.push(topic.clone());
+            }
             Presence::Missing if is_letters => tracing::warn!(
                 "the dead-letter topic {topic} does not exist; create it, or the first record given up blocks"
             ),
-            Presence::Missing => tracing::warn!("topic {topic} does not exist yet; waiting for it"),
+            Presence::Missing => {
+                say!("topic {topic} does not exist; waiting for it");
+                absent.push(topic.clone());
+            }
             Presence::NotAuthorised => {
                 return Err(Failure::new(format!("not allowed to see topic {topic}"))
                     .help("give this user Describe and Read on the topic, and Read on the group"));
             }
         }
     }
-    Ok(())
+    Ok(absent)
 }
 
 fn explain(error: &ConsumerError) -> Failure {
@@ -210,10 +225,10 @@ fn tell(summary: &ConsumerSummary, dead_letter: Option<&TopicName>) {
     tracing::info!(finished = counts.finished, retried = counts.retried, "stopped");
     if let Some(topic) = dead_letter.filter(|_| counts.dead_lettered > 0) {
         let last = counts.last_error.as_deref().map(|error| format!("; last: {error}")).unwrap_or_default();
-        eprintln!("{} records were given up and are in topic {topic}{last}", counts.dead_lettered);
+        say!("{} records were given up and are in topic {topic}{last}", counts.dead_lettered);
     }
     if summary.abandoned > 0 {
-        eprintln!("{} records were still worked on at the deadline; they will come again", summary.abandoned);
+        say!("{} records were still worked on at the deadline; they will come again", summary.abandoned);
     }
 }
 

@@ -73,7 +73,7 @@ impl StopWhenIdle {
                     (seen, since) = (counts.received, Instant::now());
                 } else if since.elapsed() >= quiet {
                     if counts.partitions == 0 {
-                        eprintln!("no partition was given to this member; others of the group hold them");
+                        say!("no partition was given to this member; others of the group hold them");
                     }
                     shutdown.trigger();
                 }

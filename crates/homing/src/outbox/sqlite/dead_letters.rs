@@ -160,6 +160,17 @@ impl SqliteOutbox {
         statement.query_map(params![after, limit], dead_letter).and_then(|rows| rows.collect()).during(read)
     }
 
+    /// The number of the newest dead letter; 0 when there never was one.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database cannot be read.
+    pub fn last_dead_letter(&self) -> Result<i64, OutboxError> {
+        let connection = self.connect()?;
+        connection
+            .query_row("SELECT COALESCE(MAX(id), 0) FROM homing_dead_letter", [], |row| row.get(0))
+            .during("look for the newest dead letter")
+    }
+
     /// Puts dead letters back into the outbox as new rows, in their old order:
     /// each gets a new number and the `redrive` flag and keeps its message id.
     /// `ids` of `None` means all. Those redriven before are passed over.

@@ -1,4 +1,6 @@
-//! `homing status`: what is on its way, and why it waits. Reads the outbox only.
+//! `homing status`: what is on its way, and why it waits. Asks the outbox and the system, never Kafka.
+
+mod surroundings;
 
 use crate::cli::Global;
 use crate::config::Settings;
@@ -10,6 +12,7 @@ use homing::outbox::{LaneStats, RelayStats, TopicWarning};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
+use surroundings::Surroundings;
 
 /// Flags of `homing status`.
 #[derive(Debug, Args)]
@@ -19,7 +22,19 @@ pub struct Flags {
     lanes: bool,
 }
 
-/// The status as JSON.
+/// What `homing status --json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    outbox: StatusJson,
+    /// What keeps the database from being written.
+    database: Option<&'a str>,
+    /// Directories whose disks are full.
+    full: &'a [String],
+    broker: Option<&'a surroundings::BrokerJson>,
+}
+
+/// The outbox's numbers as JSON.
 #[derive(Debug, Serialize)]
 pub struct StatusJson {
     stream: String,
@@ -75,13 +90,17 @@ struct LaneJson {
 /// Prints the status; exit 1 when something waits that will not go on by itself.
 pub fn run(flags: &Flags, global: &Global) -> Ending {
     let settings = Settings::load(&global.sources())?;
-    let stats = settings.outbox()?.stats()?;
+    let outbox = settings.outbox()?;
+    let stats = outbox.stats()?;
+    let around = Surroundings::look(&settings, &outbox)?;
     let because = waits_because(&stats);
-    let is_finding = because.is_some() || stats.dead_letters > 0;
+    let is_finding = because.is_some() || stats.dead_letters > 0 || around.is_finding();
     if global.json {
-        stdout::json(&StatusJson::of(&stats))?;
+        let outbox = StatusJson::of(&stats);
+        let (database, full, broker) = (around.database.as_deref(), &around.full[..], around.broker.as_ref());
+        stdout::json(&Report { outbox, database, full, broker })?;
     } else {
-        stdout::text(&describe(&stats, because.as_deref(), flags.lanes))?;
+        stdout::text(&describe(&stats, because.as_deref(), flags.lanes, &around))?;
     }
     Ok(Outcome::of_findings(is_finding))
 }
@@ -166,7 +185,7 @@ fn waits_because(stats: &OutboxStats) -> Option<String> {
     }
 }
 
-fn describe(stats: &OutboxStats, because: Option<&str>, lanes: bool) -> String {
+fn describe(stats: &OutboxStats, because: Option<&str>, lanes: bool, around: &Surroundings) -> String {
     let mut out = String::new();
     let mut line = |name: &str, text: String| {
         let _ = writeln!(out, "{name:<14}{text}"); // writing to a String cannot fail
@@ -183,17 +202,28 @@ fn describe(stats: &OutboxStats, because: Option<&str>, lanes: bool) -> String {
         let since = since.map(|ms| format!(" (for {})", span(now_ms().saturating_sub(ms.max(0) as u64))));
         line("because", format!("{because}{}", since.unwrap_or_default()));
     }
+    if let Some(what) = &around.database {
+        line("database", what.clone());
+    }
+    for what in &around.full {
+        line("disk full", what.clone());
+    }
     let given: u64 = stats.lanes.iter().map(|lane| lane.settled).sum();
     let verified: u64 = stats.lanes.iter().map(|lane| lane.verified).sum();
-    line("sent", format!("{given}, of these {verified} read back; {} rows kept", stats.settled));
+    line("sent", format!("{given}, of these {verified} read back; rows kept: {}", stats.settled));
     let relay = match &stats.relay {
         None => "none has ever run".to_owned(),
         Some(relay) if relay.alive => format!("running, process {}", relay.pid),
         Some(relay) => format!("not running; the last was process {}", relay.pid),
     };
     line("relay", relay);
+    if let Some(broker) = &around.broker {
+        let (address, pid) = (&broker.address, broker.pid);
+        let served = if broker.alive { format!("served by process {pid}") } else { "not running".to_owned() };
+        line("broker", format!("{address}, {served}"));
+    }
     if stats.dead_letters > 0 {
-        line("dead letters", format!("{}; see `homing dlq list`", stats.dead_letters));
+        line("dead letters", format!("rows set aside: {}; see `homing dlq list`", stats.dead_letters));
     }
     if stats.voided > 0 {
         line("voided", format!("{} numbers of dead letters", stats.voided));
