@@ -17,6 +17,8 @@ pub enum Fault {
     DropResponse,
     /// Nothing is done; the connection ends.
     DropConnection,
+    /// The disk takes this much longer (for every API that reads or writes files, but Fetch).
+    SlowDisk(Duration),
     /// Produce only: acknowledged with an offset, and not appended. A broker that lies.
     AckWithoutAppend,
 }

@@ -17,6 +17,7 @@ mod api;
 mod catalog;
 mod config;
 mod connection;
+mod connections;
 pub mod embedded;
 mod faults;
 mod frame;
@@ -25,6 +26,7 @@ mod heap;
 mod log;
 mod options;
 mod server;
+mod space;
 mod state;
 
 #[cfg(fuzzing)]
@@ -35,5 +37,5 @@ pub use groups::GroupOptions;
 pub use heap::keep_heap_small;
 pub use kafka_protocol::messages::ApiKey;
 pub use log::FlushPolicy;
-pub use options::BrokerOptions;
+pub use options::{Advertised, BrokerOptions};
 pub use server::{Broker, BrokerError, RunningBroker};

@@ -2,12 +2,13 @@
 
 use crate::catalog::Catalog;
 use crate::connection;
+use crate::connections::{Connections, Limits};
 use crate::faults::Faults;
 use crate::groups::{Coordinator, JournalOptions};
 use crate::log::flusher::Flusher;
 use crate::log::{Buffers, LogContext, OnDamage};
 use crate::options::BrokerOptions;
-use crate::state::{State, now_ms};
+use crate::state::{DISK_TURNS, State, now_ms};
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -47,6 +48,9 @@ pub enum BrokerError {
         /// What the system said.
         error: io::Error,
     },
+    /// Two options contradict each other.
+    #[error("{0}")]
+    Options(String),
     /// The system gives no more threads.
     #[error("cannot start the broker's threads: {0}")]
     Threads(io::Error),
@@ -73,6 +77,7 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`] names the directory or address and what is wrong with it.
     pub fn start(options: BrokerOptions) -> Result<RunningBroker, BrokerError> {
+        options.validate().map_err(BrokerError::Options)?;
         let dir = options.dir.clone();
         let in_dir = |error| BrokerError::Dir { dir: dir.clone(), error };
         std::fs::create_dir_all(&dir).map_err(in_dir)?;
@@ -99,8 +104,20 @@ impl Broker {
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
         let sync_threads = flusher.start(options.sync_threads.max(1));
-        let state =
-            Arc::new(State { options, address, catalog, groups, faults: Arc::new(Faults::default()) });
+        let limits = Limits {
+            connections: options.connections_max,
+            per_address: options.connections_per_address_max,
+            held_bytes: options.held_bytes_max,
+        };
+        let state = Arc::new(State {
+            connections: Arc::new(Connections::new(limits)),
+            disk: Semaphore::new(DISK_TURNS),
+            faults: Arc::new(Faults::default()),
+            options,
+            address,
+            catalog,
+            groups,
+        });
         let (stop, stopped) = watch::channel(false);
         runtime.spawn(accept(listener, Arc::clone(&state), stopped.clone()));
         runtime.spawn(keep_retention(Arc::clone(&state), stopped.clone()));
@@ -170,7 +187,6 @@ async fn until_stopped(mut stopped: watch::Receiver<bool>) {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>, stopped: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(state.options.connections_max));
     let mut connections = tokio::task::JoinSet::new();
     let until = until_stopped(stopped.clone());
     tokio::pin!(until);
@@ -181,18 +197,14 @@ async fn accept(listener: TcpListener, state: Arc<State>, stopped: watch::Receiv
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => {
-                    let (state, until) = (Arc::clone(&state), until_stopped(stopped.clone()));
-                    connections.spawn(async move {
-                        connection::serve(state, stream, peer, until).await;
-                        drop(place);
-                    });
-                }
-                Err(_) => tracing::warn!(%peer, "too many connections; this one is closed"),
-            },
+            Ok((stream, peer)) => {
+                let Some(seat) = state.connections.enter(peer) else { continue };
+                let (state, until) = (Arc::clone(&state), until_stopped(stopped.clone()));
+                connections.spawn(connection::serve(state, stream, peer, seat, until));
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                tracing::warn!(%error, "cannot accept a connection; a silent one is ended for it");
+                state.connections.end_one_idle();
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

@@ -28,10 +28,11 @@ pub(crate) fn answer(
             .with_error_code(ResponseError::UnsupportedEndpointType.code())
             .with_error_message(Some(StrBytes::from_static_str("this broker describes brokers only")));
     }
+    let (host, port) = state.found_at(client);
     let node = DescribeClusterBroker::default()
         .with_broker_id(NODE_ID.into())
-        .with_host(StrBytes::from_string(client.reached.ip().to_string()))
-        .with_port(client.reached.port().into())
+        .with_host(StrBytes::from_string(host))
+        .with_port(port.into())
         .with_rack(None);
     let operations = if request.include_cluster_authorized_operations { ALL_OPERATIONS } else { i32::MIN };
     DescribeClusterResponse::default()

@@ -2,6 +2,7 @@
 
 use super::create_topics;
 use super::injected_code;
+use super::internal::is_internal;
 use crate::catalog::Topic;
 use crate::connection::Client;
 use crate::faults::Fault;
@@ -37,10 +38,11 @@ pub(super) fn answer(
         wanted.retain(|topic| seen.insert((topic.name.clone(), topic.topic_id)));
         wanted.into_iter().map(|wanted| one(state, wanted, creates, fault)).collect()
     };
+    let (host, port) = state.found_at(client);
     let node = MetadataResponseBroker::default()
         .with_node_id(BrokerId(NODE_ID))
-        .with_host(StrBytes::from_string(client.reached.ip().to_string()))
-        .with_port(i32::from(client.reached.port()));
+        .with_host(StrBytes::from_string(host))
+        .with_port(i32::from(port));
     MetadataResponse::default()
         .with_brokers(vec![node])
         .with_cluster_id(Some(StrBytes::from_string(state.catalog.cluster_id().to_owned())))
@@ -90,5 +92,6 @@ fn describe(state: &State, topic: &Arc<Topic>) -> MetadataResponseTopic {
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(StrBytes::from_string(topic.name.clone()))))
         .with_topic_id(topic.id)
+        .with_is_internal(is_internal(&topic.name))
         .with_partitions(partitions.collect())
 }

@@ -4,7 +4,7 @@
 //! what is answered anyway. An offset committed for a topic's predecessor of the same name is
 //! none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
@@ -36,7 +36,9 @@ pub(crate) fn answer(
         let topics = lookup.find(&request.group_id, asked).into_iter().map(old_topic);
         return OffsetFetchResponse::default().with_topics(topics.collect());
     }
-    let answers = request.groups.iter().map(|group| {
+    // What is named twice is answered once: a small request must not ask for gigabytes.
+    let mut seen = HashSet::new();
+    let answers = request.groups.iter().filter(|group| seen.insert(group.group_id.as_str())).map(|group| {
         let asked =
             group.topics.as_ref().map(|topics| topics.iter().map(|t| (&t.name, &t.partition_indexes)));
         let topics = lookup.find(&group.group_id, asked).into_iter().map(topic);

@@ -1,6 +1,6 @@
 //! Produce: batches are appended in the order of the requests; the answer waits until they are durable.
 
-use super::{Refused, Reply, Request, encode, injected_code};
+use super::{Refused, Reply, Request, encode, injected_code, internal};
 use crate::faults::Fault;
 use crate::log::{PartitionLog, batch};
 use crate::state::{State, now_ms};
@@ -31,7 +31,11 @@ pub(super) fn begin(state: &Arc<State>, request: &Request, fault: Option<Fault>)
     let lie = fault == Some(Fault::AckWithoutAppend);
     let mut topics = Vec::with_capacity(produce.topic_data.len());
     for topic in produce.topic_data {
-        let found = state.topic(&topic.name, topic.topic_id);
+        let found = if internal::is_internal(&topic.name) {
+            Err(ResponseError::InvalidTopicException)
+        } else {
+            state.topic(&topic.name, topic.topic_id)
+        };
         let outcomes = topic.partition_data.iter().map(|data| {
             // What is wrong is named in Kafka's order: the topic, the records' form, the acks, the records.
             let append = || -> Result<Waiting, ResponseError> {

@@ -23,6 +23,7 @@ mod reading;
 mod recovery;
 mod retention;
 mod segment;
+mod size;
 #[cfg(test)]
 mod sync_tests;
 #[cfg(test)]
