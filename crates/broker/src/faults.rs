@@ -58,6 +58,12 @@ impl Faults {
         self.lock().clear();
     }
 
+    /// How many faults of an API have not struck as often as they were told to.
+    #[must_use]
+    pub fn waiting(&self, api: ApiKey) -> usize {
+        self.lock().iter().filter(|injected| injected.api == api).count()
+    }
+
     /// The fault that strikes this request of `api`, if any.
     pub(crate) fn strike(&self, api: ApiKey) -> Option<Fault> {
         let mut injected = self.lock();

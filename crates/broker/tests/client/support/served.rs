@@ -78,6 +78,11 @@ impl Served {
         assert!(status.success(), "prlimit (package util-linux) failed");
     }
 
+    /// The child's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
