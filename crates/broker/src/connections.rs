@@ -3,8 +3,9 @@
 //! A place is never given away for good to somebody who is silent. When all places are taken, the
 //! newcomer gets the place of a connection that waits for nothing: from the address that has most
 //! of them, first one that never asked anything, then the one that was silent for the longest.
-//! A connection with a request under way keeps its place; only when every place is such a one is
-//! the newcomer turned away.
+//! A connection with a request under way keeps its place, unless nobody else is left and it has
+//! waited for long (a Fetch or a join may ask to wait for weeks); only when every place is at work
+//! is the newcomer turned away.
 //!
 //! What connections hold of memory (requests that are half here, answers nobody reads) has one
 //! limit for all. Beyond it requests wait, and what stands still longest with most in its hands ends.
@@ -17,6 +18,9 @@ use tokio::sync::Notify;
 
 /// Beyond the limit of memory, what stood still for less than this is not ended for it.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
+
+/// When all places are taken by requests under way, one that has waited for so long may lose its place.
+const LONG_WAIT: Duration = Duration::from_secs(10);
 
 /// Pause between two looks whether there is memory again.
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
@@ -138,18 +142,30 @@ impl Connections {
 impl Inner {
     /// Ends the connection that is missed least, and says whether there was one.
     fn end_idle(&mut self, now: Instant, of: Option<IpAddr>) -> bool {
-        let idle = |place: &Place| place.unanswered == 0 && of.is_none_or(|of| of == place.address);
+        let idle = |place: &Place| place.unanswered == 0;
+        let waits_long = |place: &Place| now.duration_since(place.moved) >= LONG_WAIT;
+        let Some(id) = self.missed_least(of, idle).or_else(|| self.missed_least(of, waits_long)) else {
+            return false;
+        };
+        self.end(id, now, "there are too many connections");
+        true
+    }
+
+    /// Of those that may go: from the address with most of them, silent from the start, for the longest.
+    fn missed_least(&self, of: Option<IpAddr>, may_go: impl Fn(&Place) -> bool) -> Option<u64> {
+        let candidates = || {
+            let all = self.places.iter();
+            all.filter(|(_, place)| of.is_none_or(|of| of == place.address) && may_go(place))
+        };
         let mut per_address: HashMap<IpAddr, usize> = HashMap::new();
-        for place in self.places.values().filter(|place| idle(place)) {
+        for (_, place) in candidates() {
             *per_address.entry(place.address).or_default() += 1;
         }
-        let missed_least = self.places.iter().filter(|(_, place)| idle(place)).min_by_key(|(id, place)| {
+        let missed_least = candidates().min_by_key(|(id, place)| {
             let spoke = place.requests > 0;
             (usize::MAX - per_address[&place.address], spoke, place.moved, **id)
         });
-        let Some(id) = missed_least.map(|(id, _)| *id) else { return false };
-        self.end(id, now, "there are too many connections");
-        true
+        missed_least.map(|(id, _)| *id)
     }
 
     /// Ends what stands still with most in its hands, times how long; false when all move.
@@ -288,6 +304,19 @@ mod tests {
         seats[0].answered();
         assert!(all.enter(peer(3)).is_some());
         assert!(is_ended(&seats[0]) && !is_ended(&seats[1]));
+    }
+
+    #[test]
+    fn a_request_that_waits_for_long_loses_its_place_when_there_is_no_other() {
+        let all = connections(2, 2);
+        let seats = [all.enter(peer(1)).unwrap(), all.enter(peer(1)).unwrap()];
+        seats.iter().for_each(Seat::asked);
+        let later = Instant::now() + LONG_WAIT;
+        let mut inner = all.lock();
+        inner.places.get_mut(&seats[0].id).unwrap().moved = later;
+        assert!(inner.end_idle(later, None) && !inner.end_idle(later, None));
+        drop(inner);
+        assert!(!is_ended(&seats[0]) && is_ended(&seats[1]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
     ApiVersionsRequest, ConsumerGroupHeartbeatRequest, FetchRequest, MetadataRequest, RequestHeader,
 };
-use kafka_protocol::protocol::{Encodable, HeaderVersion, Request};
+use kafka_protocol::protocol::{Encodable, Request};
 
 use crate::support::{Admin, PATIENCE, Producer, Serve, Served, eventually};
 use crate::wire::{Wire, text, topic_name};
@@ -102,14 +102,12 @@ fn embedded_a_connection_at_work_is_not_ended_for_a_newcomer() {
     let address = bench.address.to_string();
     Admin::new(&address).create("t", 1, &[]).unwrap();
     let mut waiting = Wire::connect(&address);
+    bench.broker.faults().inject(ApiKey::Fetch, Fault::Delay(Duration::ZERO), Count::Once);
     waiting.send(4, &fetch("t", 60_000));
-    // Its request has arrived once an answer after it has.
-    eventually("the place is known to be at work", || {
-        let crowd = silent(bench.address, 30, b"");
-        let served = ask_versions(bench.address);
-        drop(crowd);
-        (served > 20).then_some(())
-    });
+    eventually("its request has arrived", || (bench.broker.faults().waiting(ApiKey::Fetch) == 0).then_some(()));
+    let crowd = silent(bench.address, 30, b"");
+    assert!(ask_versions(bench.address) > 20);
+    drop(crowd);
     Producer::new(&address, &[]).send("t", 0, &["it waited for this"]);
     let answer = waiting.receive::<FetchRequest>(4);
     assert!(!answer.responses[0].partitions[0].records.as_ref().unwrap().is_empty());
