@@ -142,6 +142,7 @@ impl Request {
         let api = ApiKey::try_from(key).map_err(|()| Refused(format!("unknown API key {key}")))?;
         let known = offers(api, version) || unoffered::is_refused(api, version);
         let header_version = if known { api.request_header_version(version) } else { 1 };
+        shape::check_header(&frame, header_version)?;
         let header = RequestHeader::decode(&mut frame, header_version)
             .map_err(|error| Refused(format!("{api:?} v{version}: unreadable header: {error}")))?;
         Ok(Self {

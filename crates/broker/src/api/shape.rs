@@ -79,7 +79,23 @@ pub fn check(api: ApiKey, version: i16, body: &[u8]) -> Result<(), Refused> {
     let is_flexible = version >= shape.flexible_from;
     let mut walk = Walk { body, at: 0, version, is_flexible, elements_left: ELEMENTS_MAX };
     walk.fields(shape.fields.as_bytes())
+        .and_then(|()| walk.tagged_fields())
         .map_err(|what| Refused(format!("{api:?} v{version}: {what} at byte {} of {}", walk.at, body.len())))
+}
+
+/// Refuses a frame whose header, before the body, has lengths that cannot be true.
+///
+/// # Errors
+/// [`Refused`], naming the place.
+pub fn check_header(frame: &[u8], header_version: i16) -> Result<(), Refused> {
+    // The client's id is never compact, so that any version of a header can be read so far.
+    let mut walk = Walk { body: frame, at: 0, version: 0, is_flexible: false, elements_left: ELEMENTS_MAX };
+    let mut walked = walk.fields(b"h h i s");
+    if header_version >= 2 {
+        walk.is_flexible = true;
+        walked = walked.and_then(|()| walk.tagged_fields());
+    }
+    walked.map_err(|what| Refused(format!("header: {what} at byte {} of {}", walk.at, frame.len())))
 }
 
 struct Walk<'a> {
@@ -286,6 +302,11 @@ mod tests {
         tagged.resize(5 + 2_000_000, 0);
         let Err(Refused(why)) = check(ApiKey::ApiVersions, 3, &tagged) else { panic!("must be refused") };
         assert!(why.contains("more elements"), "{why}");
+        // The same in a header.
+        let header = [&[0, 18, 0, 3, 0, 0, 0, 1, 0xff, 0xff][..], &tagged[2..]].concat();
+        let Err(Refused(why)) = check_header(&header, 2) else { panic!("must be refused") };
+        assert!(why.contains("more elements"), "{why}");
+        assert!(check_header(&header, 1).is_ok());
     }
 
     proptest::proptest! {

@@ -104,7 +104,9 @@ fn embedded_a_connection_at_work_is_not_ended_for_a_newcomer() {
     let mut waiting = Wire::connect(&address);
     bench.broker.faults().inject(ApiKey::Fetch, Fault::Delay(Duration::ZERO), Count::Once);
     waiting.send(4, &fetch("t", 60_000));
-    eventually("its request has arrived", || (bench.broker.faults().waiting(ApiKey::Fetch) == 0).then_some(()));
+    eventually("its request has arrived", || {
+        (bench.broker.faults().waiting(ApiKey::Fetch) == 0).then_some(())
+    });
     let crowd = silent(bench.address, 30, b"");
     assert!(ask_versions(bench.address) > 20);
     drop(crowd);
