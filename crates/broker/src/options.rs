@@ -45,6 +45,8 @@ pub struct BrokerOptions {
     /// Where clients are told to find the broker; default: where they reached it, which is right
     /// unless something between changes addresses (a container's port, a forwarded port).
     pub advertise: Option<Advertised>,
+    /// `node.id`; default 1. Clients that have seen another one must look for it anew.
+    pub node_id: i32,
     /// When records are durable; default [`FlushPolicy::Always`]: synced before they are acknowledged.
     pub flush: FlushPolicy,
     /// Creates a topic when a client asks for its metadata and allows it; default false, because
@@ -90,6 +92,7 @@ impl Default for BrokerOptions {
             dir: PathBuf::from("homing-broker"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             advertise: None,
+            node_id: 1,
             flush: FlushPolicy::Always,
             auto_create_topics: false,
             default_partitions: 1,
@@ -120,6 +123,9 @@ impl BrokerOptions {
                 "held_bytes_max ({}) is below request_bytes_max ({}): the largest request would never fit",
                 self.held_bytes_max, self.request_bytes_max
             ));
+        }
+        if self.node_id < 0 {
+            return Err(format!("node_id ({}) is below 0", self.node_id));
         }
         self.groups.validate()
     }

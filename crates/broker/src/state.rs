@@ -13,9 +13,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-/// The id of the one node.
-pub const NODE_ID: i32 = 1;
-
 /// Requests that may be at the disk at the same time. Fewer than the threads the runtime may start:
 /// so a disk that hangs holds up only those who need it.
 pub const DISK_TURNS: usize = 64;
@@ -50,6 +47,11 @@ impl State {
         } else {
             self.catalog.by_id(id).ok_or(ResponseError::UnknownTopicId)
         }
+    }
+
+    /// The id of the one node.
+    pub fn node_id(&self) -> i32 {
+        self.options.node_id
     }
 
     /// Does work that reads or writes files; requests that do not need the disk go on meanwhile.

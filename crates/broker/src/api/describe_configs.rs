@@ -14,7 +14,7 @@ use super::create_topics::is_legal_name;
 use super::refusal::{Refusal, refusal};
 use crate::config::{Kind, SETTINGS};
 use crate::log::FlushPolicy;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 pub(super) const TOPIC: i8 = 2;
 pub(super) const BROKER: i8 = 4;
@@ -75,9 +75,9 @@ fn describe(state: &State, resource: &DescribeConfigsResource) -> Result<Vec<Val
             let topic = state.topic(&resource.resource_name, uuid::Uuid::nil())?;
             topic_values(state, &topic.settings)
         }
-        BROKER if resource.resource_name.as_str() == NODE_ID.to_string() => broker_values(state),
+        BROKER if resource.resource_name.as_str() == state.node_id().to_string() => broker_values(state),
         BROKER => {
-            let why = format!("the only broker of this cluster is {NODE_ID}");
+            let why = format!("the only broker of this cluster is {}", state.node_id());
             return Err(refusal(ResponseError::InvalidRequest, why));
         }
         _ => {
@@ -179,8 +179,8 @@ fn broker_values(state: &State) -> Vec<Value> {
         crate::config::setting(name).map(|setting| setting.default.to_owned()).unwrap_or_default()
     };
     let given = [
-        ("node.id", NODE_ID.to_string()),
-        ("broker.id", NODE_ID.to_string()),
+        ("node.id", state.node_id().to_string()),
+        ("broker.id", state.node_id().to_string()),
         ("advertised.listeners", format!("PLAINTEXT://{}", advertised(state))),
         ("listeners", format!("PLAINTEXT://{}", options.listen)),
         ("log.dirs", options.dir.display().to_string()),

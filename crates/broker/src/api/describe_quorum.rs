@@ -11,7 +11,7 @@ use kafka_protocol::messages::{BrokerId, DescribeQuorumRequest, DescribeQuorumRe
 use kafka_protocol::protocol::StrBytes;
 
 use crate::connection::Client;
-use crate::state::{NODE_ID, State, now_ms};
+use crate::state::{State, now_ms};
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
 /// From here on directories, endpoints and messages belong to the answer.
@@ -40,18 +40,21 @@ pub(crate) fn answer(
         .with_name(StrBytes::from_static_str("PLAINTEXT"))
         .with_host(StrBytes::from_string(host))
         .with_port(port);
-    answer.with_nodes(vec![Node::default().with_node_id(BrokerId(NODE_ID)).with_listeners(vec![listener])])
+    answer.with_nodes(vec![
+        Node::default().with_node_id(BrokerId(state.node_id())).with_listeners(vec![listener]),
+    ])
 }
 
 fn described(state: &State, answer: PartitionData, version: i16) -> PartitionData {
     let end = i64::from(state.catalog.leader_epoch()) + 1;
-    let mut voter = ReplicaState::default().with_replica_id(BrokerId(NODE_ID)).with_log_end_offset(end);
+    let mut voter =
+        ReplicaState::default().with_replica_id(BrokerId(state.node_id())).with_log_end_offset(end);
     if version >= 1 {
         voter = voter.with_last_fetch_timestamp(now_ms()).with_last_caught_up_timestamp(now_ms());
     }
     answer
         .with_error_message(None)
-        .with_leader_id(BrokerId(NODE_ID))
+        .with_leader_id(BrokerId(state.node_id()))
         .with_leader_epoch(state.catalog.leader_epoch())
         .with_high_watermark(end)
         .with_current_voters(vec![voter])

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::create_topics::is_legal_name;
 use super::internal::is_internal;
 use crate::catalog::Topic;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 /// `max.request.partition.size.limit`: partitions of one page.
 const PAGE_PARTITIONS_MAX: i32 = 2000;
@@ -84,7 +84,7 @@ fn describe(
     from: i32,
     partitions_max: usize,
 ) -> DescribeTopicPartitionsResponseTopic {
-    let here = || vec![BrokerId(NODE_ID)];
+    let here = || vec![BrokerId(state.node_id())];
     let all = (0..).zip(&topic.partitions).skip(usize::try_from(from).unwrap_or(0)).take(partitions_max);
     let partitions = all.map(|(index, partition)| {
         let serves = partition.log().is_ok();
@@ -92,7 +92,7 @@ fn describe(
         DescribeTopicPartitionsResponsePartition::default()
             .with_error_code(error)
             .with_partition_index(index)
-            .with_leader_id(BrokerId(if serves { NODE_ID } else { -1 }))
+            .with_leader_id(BrokerId(if serves { state.node_id() } else { -1 }))
             .with_leader_epoch(state.catalog.leader_epoch())
             .with_replica_nodes(here())
             .with_isr_nodes(here())

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::connection;
 use crate::faults::Fault;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 /// Works on a request of the group APIs; none when it is another API's.
 pub(super) async fn work(
@@ -123,7 +123,7 @@ async fn tools(
         ApiKey::FindCoordinator => {
             let asked: FindCoordinatorRequest = request.decode()?;
             let (host, port) = state.found_at(client);
-            let node = Node { id: NODE_ID, host: &host, port };
+            let node = Node { id: state.node_id(), host: &host, port };
             internal::create_offsets_topic(state, &asked).await;
             let mut answer: FindCoordinatorResponse = find_coordinator::answer(&asked, version, &node);
             if let Some(code) = injected {

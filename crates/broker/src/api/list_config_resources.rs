@@ -6,7 +6,7 @@ use kafka_protocol::messages::{ListConfigResourcesRequest, ListConfigResourcesRe
 use kafka_protocol::protocol::StrBytes;
 
 use super::describe_configs::{BROKER, TOPIC};
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 const BROKER_LOGGER: i8 = 8;
 const CLIENT_METRICS: i8 = 16;
@@ -37,7 +37,7 @@ pub(crate) fn answer(
         found.extend(state.catalog.all().iter().map(|topic| resource(TOPIC, topic.name.clone())));
     }
     if is_wanted(BROKER) {
-        found.push(resource(BROKER, NODE_ID.to_string()));
+        found.push(resource(BROKER, state.node_id().to_string()));
     }
     ListConfigResourcesResponse::default().with_config_resources(found)
 }

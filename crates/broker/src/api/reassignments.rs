@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::refusal::{Refusal, refusal};
 use crate::catalog::Topic;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 /// None is under way, whichever are asked about.
 pub(crate) fn list() -> ListPartitionReassignmentsResponse {
@@ -28,8 +28,10 @@ pub(crate) fn alter(
     let topics = request.topics.iter().map(|topic| {
         let found = state.topic(&topic.name, Uuid::nil());
         let partitions = topic.partitions.iter().map(|partition| {
-            let checked =
-                found.as_ref().map_err(|error| Refusal::from(*error)).and_then(|t| check(t, partition));
+            let checked = found
+                .as_ref()
+                .map_err(|error| Refusal::from(*error))
+                .and_then(|t| check(state, t, partition));
             let answer = ReassignablePartitionResponse::default()
                 .with_partition_index(partition.partition_index)
                 .with_error_message(None);
@@ -50,16 +52,16 @@ pub(crate) fn alter(
         .with_responses(topics.collect())
 }
 
-fn check(topic: &Topic, partition: &ReassignablePartition) -> Result<(), Refusal> {
+fn check(state: &State, topic: &Topic, partition: &ReassignablePartition) -> Result<(), Refusal> {
     let index = usize::try_from(partition.partition_index).ok();
     if index.is_none_or(|index| index >= topic.partitions.len()) {
         return Err(ResponseError::UnknownTopicOrPartition.into());
     }
     match &partition.replicas {
         None => Err(refusal(ResponseError::NoReassignmentInProgress, "no reassignment is under way")),
-        Some(replicas) if replicas.iter().map(|id| id.0).eq([NODE_ID]) => Ok(()),
+        Some(replicas) if replicas.iter().map(|id| id.0).eq([state.node_id()]) => Ok(()),
         Some(_) => {
-            let why = format!("a partition can have one replica, on node {NODE_ID}");
+            let why = format!("a partition can have one replica, on node {}", state.node_id());
             Err(refusal(ResponseError::InvalidReplicaAssignment, why))
         }
     }

@@ -562,6 +562,7 @@ pub const KEYS: &[Key] = &[
         "where clients are told to find the broker, HOST or HOST:PORT; without it, where they reached it",
         "wrong: clients reach it once and never again",
     ),
+    key("broker.node_id", Count(0), "1", "the broker's id (node.id), which clients see", ""),
     key(
         "broker.group_session_timeout_min_ms",
         Millis(1),

@@ -278,6 +278,7 @@ impl Settings {
         self.millis("broker.idle_timeout_ms", &mut o.idle_timeout);
         self.millis("broker.first_request_timeout_ms", &mut o.first_request_timeout);
         self.millis("broker.transfer_timeout_ms", &mut o.transfer_timeout);
+        self.whole("broker.node_id", &mut o.node_id)?;
         self.whole("broker.held_bytes_max", &mut o.held_bytes_max)?;
         self.millis("broker.group_session_timeout_min_ms", &mut o.groups.session_timeout_min);
         if let Some(text) = self.text("broker.advertise").filter(|text| !text.is_empty()) {
