@@ -23,8 +23,12 @@ def kgo(text):
 
 def kafka_python(text):
     words = {"PASSED": "PASS", "FAILED": "FAIL", "ERROR": "FAIL", "SKIPPED": "SKIP", "XFAIL": "SKIP"}
-    for line in re.finditer(r"^test/integration/(\S+::\S.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b", text, re.M):
+    outcomes = "(PASSED|FAILED|ERROR|SKIPPED|XFAIL)"
+    for line in re.finditer(rf"^test/integration/(\S+::\S+) {outcomes}\b", text, re.M):
         yield line[1], words[line[2]]
+    # What a test prints may stand in the middle of its line; the summary has it once more.
+    for line in re.finditer(rf"^{outcomes} test/integration/(\S+::\S+)", text, re.M):
+        yield line[2], words[line[1]]
 
 
 def rdkafka(text):

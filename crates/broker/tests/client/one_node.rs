@@ -13,13 +13,14 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_delete_request::{
     OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use kafka_protocol::messages::{
-    AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiVersionsRequest, CreatePartitionsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeQuorumRequest,
-    DescribeTopicPartitionsRequest, ElectLeadersRequest, FindCoordinatorRequest,
+    AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiVersionsRequest, BrokerId,
+    CreatePartitionsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
+    DescribeQuorumRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest, FindCoordinatorRequest,
     ListPartitionReassignmentsRequest, MetadataRequest, OffsetDeleteRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::Request;
@@ -119,7 +120,9 @@ fn single_offsets_are_forgotten_but_not_those_of_a_topic_that_is_read() {
     assert_eq!(delete(&mut wire, &group, &read), 86, "GROUP_SUBSCRIBED_TO_TOPIC");
     assert_eq!(delete(&mut wire, &group, &left), 0);
     assert_eq!(delete(&mut wire, &group, "no-such-topic"), 3);
-    assert_eq!(delete(&mut wire, &target.name("none"), &left), 69, "GROUP_ID_NOT_FOUND");
+    let none = target.name("none");
+    let mut its_coordinator = Wire::to_coordinator(target.bootstrap(), &none);
+    assert_eq!(delete(&mut its_coordinator, &none, &left), 69, "GROUP_ID_NOT_FOUND");
     assert_eq!(member.committed(&left, 0), None);
     assert_eq!(member.committed(&read, 0).map(|(offset, _)| offset), Some(5));
 }
@@ -244,10 +247,8 @@ fn no_partition_is_on_its_way_and_one_that_is_where_it_shall_be_is_moved_at_once
     let list = ListPartitionReassignmentsRequest::default().with_timeout_ms(10_000).with_topics(None);
     let answer = wire.ask(0, &list);
     assert_eq!((answer.error_code, answer.topics.len()), (0, 0));
-    let named = MetadataRequest::default().with_topics(Some(vec![
-        kafka_protocol::messages::metadata_request::MetadataRequestTopic::default()
-            .with_name(Some(topic_name(&topic))),
-    ]));
+    let named = MetadataRequest::default()
+        .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(topic_name(&topic)))]));
     let replicas = wire.ask(9, &named).topics[0].partitions[0].replica_nodes.clone();
     let mut alter = |replicas| {
         let partition = ReassignablePartition::default().with_partition_index(0).with_replicas(replicas);
@@ -269,11 +270,15 @@ fn new_partitions_may_say_on_which_node_they_go() {
     let target = Target::start();
     let topic = target.topic(1);
     let mut wire = Wire::connect(target.bootstrap());
-    let cluster = wire.ask(0, &DescribeClusterRequest::default());
-    let node = cluster.brokers[0].broker_id;
-    let mut grow = |count, nodes: &[kafka_protocol::messages::BrokerId]| {
-        let assignments =
-            nodes.iter().map(|node| CreatePartitionsAssignment::default().with_broker_ids(vec![*node]));
+    let named = MetadataRequestTopic::default().with_name(Some(topic_name(&topic)));
+    let described = wire.ask(9, &MetadataRequest::default().with_topics(Some(vec![named])));
+    // Apache Kafka wants as many replicas for the new ones as the others have.
+    let here = described.topics[0].partitions[0].replica_nodes.clone();
+    let nowhere = vec![BrokerId(99); here.len()];
+    let mut grow = |count, places: &[&Vec<BrokerId>]| {
+        let assignments = places
+            .iter()
+            .map(|place| CreatePartitionsAssignment::default().with_broker_ids((*place).clone()));
         let topic = CreatePartitionsTopic::default()
             .with_name(topic_name(&topic))
             .with_count(count)
@@ -281,9 +286,9 @@ fn new_partitions_may_say_on_which_node_they_go() {
         let request = CreatePartitionsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
         wire.ask(2, &request).results[0].error_code
     };
-    assert_eq!(grow(3, &[node]), 39, "INVALID_REPLICA_ASSIGNMENT: two are new");
-    assert_eq!(grow(3, &[node, 99.into()]), 39);
-    assert_eq!(grow(3, &[node, node]), 0);
+    assert_eq!(grow(3, &[&here]), 39, "INVALID_REPLICA_ASSIGNMENT: two are new");
+    assert_eq!(grow(3, &[&here, &nowhere]), 39);
+    assert_eq!(grow(3, &[&here, &here]), 0);
     target.await_topic(&topic, 3);
 }
 
