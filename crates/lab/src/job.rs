@@ -102,4 +102,6 @@ pub struct Job {
     pub database: PathBuf,
     /// `STEP:NTH`: the worker kills itself when it reaches the step for the nth time.
     pub kill: Option<String>,
+    /// For [`Role::UnsafeConsumer`]: its worker applies no record from this one (counted from 1) on.
+    pub stall_after: Option<u64>,
 }
