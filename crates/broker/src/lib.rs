@@ -17,6 +17,8 @@ mod api;
 mod catalog;
 mod config;
 mod connection;
+mod descriptors;
+mod disk;
 pub mod embedded;
 mod faults;
 mod frame;
@@ -26,6 +28,7 @@ mod log;
 mod options;
 mod server;
 mod state;
+mod trouble;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -37,3 +40,4 @@ pub use kafka_protocol::messages::ApiKey;
 pub use log::FlushPolicy;
 pub use options::BrokerOptions;
 pub use server::{Broker, BrokerError, RunningBroker};
+pub use trouble::{Trouble, TroubleKind};

@@ -40,6 +40,7 @@ mod sync_group;
 
 #[cfg(fuzzing)]
 pub use reading::read_request;
+pub(crate) use refusal::{Refusal, refusal};
 
 use crate::connection::Client;
 use crate::faults::Fault;

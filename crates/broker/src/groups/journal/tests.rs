@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::disk::Directory;
 use crate::log::FlushPolicy;
 
 use super::{Entry, Journal, JournalError, JournalOptions, LiveEntries, Position};
@@ -163,7 +164,8 @@ fn a_full_disk_holds_commits_up_and_refuses_more_until_the_broker_stops() {
     let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
     let mut options = options(dir.path());
     options.retry = Duration::from_millis(5);
-    let journal = Journal::over(options, full, 0, LiveEntries::new()).unwrap();
+    let at = Directory::open(dir.path()).unwrap();
+    let journal = Journal::over(options, at, (full, 0, LiveEntries::new())).unwrap();
     let position = journal.append(vec![put("a", "1")]).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
