@@ -38,6 +38,9 @@ pub use groups::GroupOptions;
 pub use heap::keep_heap_small;
 pub use kafka_protocol::messages::ApiKey;
 pub use log::FlushPolicy;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use log::look_into_batch;
 pub use options::BrokerOptions;
 pub use server::{Broker, BrokerError, RunningBroker};
 pub use trouble::{Trouble, TroubleKind};

@@ -241,3 +241,19 @@ impl Coordinator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_out_at_once_fits_the_journal_in_parts() {
+        let group = "g".repeat(GROUP_ID_BYTES_MAX);
+        let places: Vec<Place> =
+            (0..1_000).map(|partition| Place { topic: "t".to_owned(), partition }).collect();
+        let parts = in_parts(&group, places.clone());
+        assert!(parts.iter().all(|part| part.len() * (group.len() + OFFSET_BYTES) <= COMMIT_BYTES_MAX));
+        assert_eq!(parts.concat(), places, "each is there once, in order");
+        assert!(in_parts(&group, Vec::new()).is_empty());
+    }
+}

@@ -424,3 +424,18 @@ impl Inner {
 fn wake(waiting: Vec<Weak<Notify>>) {
     waiting.iter().filter_map(Weak::upgrade).for_each(|waiter| waiter.notify_one());
 }
+
+/// For fuzzing: looks into any bytes as into a producer's batch, with a checksum made right.
+#[cfg(fuzzing)]
+pub fn look_into_batch(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() >= batch::HEADER_BYTES {
+        let crc = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    }
+    if let Ok(batch) = batch::sole(&bytes, i16::MAX)
+        && let Ok(header) = batch::check(batch, usize::MAX)
+    {
+        let _ = body::check(batch, &header);
+    }
+}

@@ -101,6 +101,11 @@ impl Wire {
         response
     }
 
+    /// Whether the broker ends the connection without an answer.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0))
+    }
+
     /// The topic's id and the leader epoch of partition 0, or the topic's error.
     pub fn topic(&mut self, name: &str) -> Result<(uuid::Uuid, i32), i16> {
         let topic = metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(name)));
