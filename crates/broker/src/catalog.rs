@@ -114,7 +114,7 @@ impl Catalog {
     /// here: it is refused by itself and the others are served.
     pub fn open(dir: &Path, mut context: LogContext) -> io::Result<Self> {
         std::fs::create_dir_all(dir.join("topics"))?;
-        let file = CatalogFile::open(dir)?;
+        let file = CatalogFile::open(dir, context.troubles.clone())?;
         let stored = file.stored().clone();
         context.leader_epoch = stored.leader_epoch;
         let catalog = Self {

@@ -7,11 +7,12 @@
 //! | the rename is done and cannot be made durable | the old one is put back; when that fails too, which one a power cut leaves is not known: no change is taken until a restart |
 
 use crate::disk::{Directory, Replaced};
+use crate::trouble::Troubles;
 use kafka_protocol::ResponseError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const NAME: &str = "catalog.json";
@@ -58,6 +59,7 @@ pub struct CatalogFile {
     dir: Directory,
     stored: Stored,
     in_doubt: bool,
+    troubles: Troubles,
 }
 
 impl CatalogFile {
@@ -65,12 +67,12 @@ impl CatalogFile {
     ///
     /// # Errors
     /// What the file system says; a file that does not parse, or is missing beside topics.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(dir: &Path, troubles: Troubles) -> io::Result<Self> {
         let mut stored = read(dir)?;
         stored.leader_epoch += 1;
         let dir = Directory::open(dir)?;
         match dir.replace(NAME, &serde_json::to_vec_pretty(&stored)?) {
-            Replaced::Durable => Ok(Self { dir, stored, in_doubt: false }),
+            Replaced::Durable => Ok(Self { dir, stored, in_doubt: false, troubles }),
             Replaced::Not(error) | Replaced::InDoubt(error) => Err(error),
         }
     }
@@ -97,13 +99,16 @@ impl CatalogFile {
         match self.write(&fresh) {
             Replaced::Durable => {
                 self.stored = fresh;
+                self.troubles.clear(&self.path());
                 Ok(())
             }
             Replaced::Not(error) => {
+                self.troubles.report(&self.path(), &error);
                 tracing::error!(dir = %self.dir.path().display(), %error, "cannot write the catalog; nothing is changed");
                 Err(refused)
             }
             Replaced::InDoubt(error) => {
+                self.troubles.report(&self.path(), &error);
                 tracing::error!(dir = %self.dir.path().display(), %error, "cannot make the new catalog durable; the old one is put back");
                 if let Replaced::Not(error) | Replaced::InDoubt(error) = self.write(&self.stored) {
                     tracing::error!(dir = %self.dir.path().display(), %error, "cannot put the old catalog back; topics cannot be changed until a restart");
@@ -113,6 +118,10 @@ impl CatalogFile {
                 Err(refused)
             }
         }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join(NAME)
     }
 
     fn write(&self, stored: &Stored) -> Replaced {

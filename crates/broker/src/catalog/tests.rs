@@ -179,6 +179,7 @@ fn a_change_whose_rename_cannot_be_made_durable_is_taken_back() {
     let id = catalog.create(topic("t", 1)).unwrap().id;
     fail_dir_syncs(1);
     assert_eq!(catalog.delete("t", id), Err(ResponseError::KafkaStorageError));
+    assert_eq!(catalog.troubles().all()[0].place, dir.path().join("catalog.json"));
     // It said that nothing changed: what is acknowledged from now on must outlive a restart.
     append(&catalog, "t", 0);
     catalog.logs()[0].close();
@@ -186,6 +187,7 @@ fn a_change_whose_rename_cannot_be_made_durable_is_taken_back() {
     let catalog = open(&dir);
     assert_eq!(catalog.by_name("t").unwrap().log(0).unwrap().offsets().2, 1);
     catalog.create(topic("u", 1)).unwrap();
+    assert_eq!(catalog.troubles().all(), []);
 }
 
 #[test]

@@ -87,9 +87,15 @@ impl PartitionLog {
             let found = part
                 .open(wanted, &self.context.open_segments)
                 .and_then(|span| find_time(&span, timestamp, start_offset))
-                .map_err(|error| self.cannot_read(start_offset, &error))?;
-            if let Some((time, offset)) = found {
-                return Ok((offset < high_watermark).then_some((time, offset)));
+                .map_err(|error| self.cannot_read(start_offset, &error));
+            match found {
+                Ok(None) => {}
+                Ok(Some((time, offset))) => {
+                    return Ok((offset < high_watermark).then_some((time, offset)));
+                }
+                // Retention went on meanwhile: what it left is looked through.
+                Err(ResponseError::OffsetOutOfRange) => return self.offset_for_time(timestamp),
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
