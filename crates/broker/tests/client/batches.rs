@@ -80,7 +80,7 @@ fn offset_for_time(wire: &mut Wire, topic: &str, timestamp: i64) -> (i16, i64) {
 fn a_batch_that_claims_more_than_it_holds_is_refused_and_harms_nobody() {
     let target = Target::start();
     let topic = target.topic(1);
-    let mut wire = Wire::connect(target.bootstrap());
+    let mut wire = Wire::to_leader(target.bootstrap(), &topic);
     let sound = record(b"abc");
     for (records, body) in [(i32::MAX, &b""[..]), (1, b""), (2, &sound[..]), (1, &sound[..sound.len() - 1])] {
         let code = produce(&mut wire, &topic, batch(records, 0, body)).error_code;
@@ -99,7 +99,7 @@ fn a_batch_that_claims_more_than_it_holds_is_refused_and_harms_nobody() {
 fn records_refused_without_an_answer_close_the_connection() {
     let target = Target::start();
     let topic = target.topic(1);
-    let mut wire = Wire::connect(target.bootstrap());
+    let mut wire = Wire::to_leader(target.bootstrap(), &topic);
     let sound = record(b"abc");
     wire.send(9, &request(&topic, 0, 0, batch(1, 0, &sound)));
     // An answer to the next request shows that nothing was answered before it.
