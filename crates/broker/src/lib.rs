@@ -18,6 +18,8 @@ mod catalog;
 mod config;
 mod connection;
 mod connections;
+mod descriptors;
+mod disk;
 pub mod embedded;
 mod faults;
 mod frame;
@@ -28,6 +30,7 @@ mod options;
 mod server;
 mod space;
 mod state;
+mod trouble;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -37,5 +40,9 @@ pub use groups::GroupOptions;
 pub use heap::keep_heap_small;
 pub use kafka_protocol::messages::ApiKey;
 pub use log::FlushPolicy;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use log::look_into_batch;
 pub use options::{Advertised, BrokerOptions};
 pub use server::{Broker, BrokerError, RunningBroker};
+pub use trouble::{Trouble, TroubleKind};

@@ -3,12 +3,14 @@
 use crate::catalog::Catalog;
 use crate::connection;
 use crate::connections::{Connections, Limits};
+use crate::descriptors;
 use crate::faults::Faults;
 use crate::groups::{Coordinator, JournalOptions};
 use crate::log::flusher::Flusher;
-use crate::log::{Buffers, LogContext, OnDamage};
+use crate::log::{Buffers, LogContext, OnDamage, OpenSegments};
 use crate::options::BrokerOptions;
 use crate::state::{DISK_TURNS, State, now_ms};
+use crate::trouble::{Trouble, Troubles};
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -82,6 +84,10 @@ impl Broker {
         let in_dir = |error| BrokerError::Dir { dir: dir.clone(), error };
         std::fs::create_dir_all(&dir).map_err(in_dir)?;
         let lock = lock(&dir)?;
+        if let Err(error) = descriptors::raise_limit() {
+            tracing::warn!(%error, "cannot raise the limit on open files");
+        }
+        let troubles = Troubles::default();
         let flusher = Flusher::default();
         let context = LogContext {
             flusher: flusher.clone(),
@@ -89,9 +95,12 @@ impl Broker {
             leader_epoch: 0,
             on_damage: if options.truncate_corrupted { OnDamage::Truncate } else { OnDamage::Refuse },
             buffers: Buffers::default(),
+            open_segments: OpenSegments::default(),
+            troubles: troubles.clone(),
         };
         let catalog = Catalog::open(&dir, context).map_err(in_dir)?;
-        let journal = JournalOptions::new(dir.join("groups.journal"), options.flush);
+        let journal =
+            JournalOptions { troubles, ..JournalOptions::new(dir.join("groups.journal"), options.flush) };
         let groups = Arc::new(Coordinator::open(options.groups.clone(), journal).map_err(in_dir)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -138,6 +147,12 @@ impl RunningBroker {
     #[must_use]
     pub fn cluster_id(&self) -> &str {
         self.state.catalog.cluster_id()
+    }
+
+    /// What its disk refuses right now: full, no descriptors left, partitions not served.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.state.catalog.troubles().all()
     }
 
     /// Faults to inject, for tests.

@@ -63,7 +63,7 @@ fn create(state: &State, topic: &CreatableTopic, only_check: bool) -> Result<Cre
         return Ok(Created { id: Uuid::nil(), partitions, settings });
     }
     let created = tokio::task::block_in_place(|| state.catalog.create(new))
-        .map_err(|error| (error, error.to_string()))?;
+        .map_err(|refusal| (refusal.error, refusal.why))?;
     Ok(Created { id: created.id, partitions, settings })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn create_default(state: &State, name: &str) -> Result<Arc<Topic>, Re
         partitions: state.options.default_partitions,
         settings: BTreeMap::new(),
     };
-    tokio::task::block_in_place(|| state.catalog.create(new))
+    tokio::task::block_in_place(|| state.catalog.create(new)).map_err(|refusal| refusal.error)
 }
 
 /// Kafka's rule for topic names (`org.apache.kafka.common.internals.Topic`).

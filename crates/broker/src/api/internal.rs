@@ -5,6 +5,7 @@
 
 use crate::catalog::NewTopic;
 use crate::state::State;
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::FindCoordinatorRequest;
 use std::collections::BTreeMap;
 
@@ -26,8 +27,9 @@ pub(super) async fn create_offsets_topic(state: &State, asked: &FindCoordinatorR
     }
     let new = NewTopic { name: OFFSETS.to_owned(), partitions: 1, settings: BTreeMap::new() };
     let created = state.on_disk(|| state.catalog.create(new)).await;
+    let Err(refusal) = created else { return };
     // Somebody else may have been faster.
-    if created.is_err() && state.catalog.by_name(OFFSETS).is_none() {
-        tracing::warn!("cannot create {OFFSETS}: the disk refuses; groups work without it");
+    if refusal.error != ResponseError::TopicAlreadyExists {
+        tracing::warn!(why = refusal.why, "cannot create {OFFSETS}; groups work without it");
     }
 }

@@ -52,6 +52,7 @@ mod unoffered;
 
 #[cfg(fuzzing)]
 pub use reading::read_request;
+pub(crate) use refusal::{Refusal, refusal};
 
 use crate::connection::Client;
 use crate::faults::Fault;

@@ -12,7 +12,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod batches;
 mod consume;
+mod descriptors;
 mod disk;
 mod embedded;
 mod faults;
