@@ -5,44 +5,35 @@
 //! of partitions are made before the catalog names them and removed after it
 //! no longer does, so a leftover directory is never taken for a topic.
 
+mod file;
+#[cfg(test)]
+mod tests;
+
+use crate::api::{Refusal, refusal};
 use crate::config::TopicConfig;
-use crate::log::{LogContext, PartitionLog, sync_dir};
+use crate::descriptors;
+use crate::disk::sync_dir;
+use crate::log::{LogContext, LogError, OnDamage, PartitionLog};
+use crate::trouble::Troubles;
+use file::{CatalogFile, NotReplaced, Stored, TopicEntry};
 use kafka_protocol::ResponseError;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use uuid::Uuid;
 
 /// Producer ids are taken from the file so many at a time.
 const PRODUCER_ID_BLOCK: i64 = 1000;
-
-/// What the file holds of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct TopicEntry {
-    id: Uuid,
-    partitions: i32,
-    settings: BTreeMap<String, String>,
-}
-
-/// The file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Stored {
-    format: u32,
-    cluster_id: String,
-    leader_epoch: i32,
-    next_producer_id: i64,
-    topics: BTreeMap<String, TopicEntry>,
-}
+/// A directory's name is 255 bytes at most; behind the topic's name stand a dot and 32 digits.
+const NAME_IN_DIRECTORY_MAX: usize = 222;
 
 /// A partition's log, or why it is not served.
 #[derive(Debug, Clone)]
 pub enum Partition {
     /// It is served.
     Open(Arc<PartitionLog>),
-    /// It is damaged; every request for it is answered with `KAFKA_STORAGE_ERROR`.
+    /// It is damaged or cannot be opened; every request for it is answered with `KAFKA_STORAGE_ERROR`.
     Refused,
 }
 
@@ -95,8 +86,11 @@ pub struct Catalog {
     dir: PathBuf,
     context: LogContext,
     cluster_id: String,
+    /// Held from the look at a topic until what was made of it is published: two changes of one
+    /// topic must not both begin from the same state. Taken before `file`.
+    changing: Mutex<()>,
     /// Guards the file; held while it is replaced.
-    stored: Mutex<Stored>,
+    file: Mutex<CatalogFile>,
     topics: RwLock<Topics>,
     producer_ids: Mutex<std::ops::Range<i64>>,
 }
@@ -112,55 +106,6 @@ pub struct NewTopic {
     pub settings: BTreeMap<String, String>,
 }
 
-/// Reads the catalog's file and raises the leader epoch for this start; `(cluster id, epoch)`.
-///
-/// # Errors
-/// What the file system says; a file that does not parse.
-fn read_and_raise(dir: &Path) -> io::Result<Stored> {
-    let path = dir.join("catalog.json");
-    let mut stored = match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice::<Stored>(&bytes).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
-        })?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && has_topics(dir) => {
-            // Without the catalog every topic would look like a leftover and be removed.
-            let what = format!(
-                "{} is missing, but topics/ beside it holds topics; restore it or move topics/ away",
-                path.display()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Stored {
-            format: 1,
-            cluster_id: Uuid::now_v7().simple().to_string()[10..].to_owned(),
-            leader_epoch: -1,
-            next_producer_id: 0,
-            topics: BTreeMap::new(),
-        },
-        Err(error) => return Err(error),
-    };
-    if stored.format != 1 {
-        let what = format!("{}: format {} is not known to this version", path.display(), stored.format);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    }
-    stored.leader_epoch += 1;
-    write(dir, &stored)?;
-    Ok(stored)
-}
-
-fn has_topics(dir: &Path) -> bool {
-    std::fs::read_dir(dir.join("topics")).is_ok_and(|mut entries| entries.next().is_some())
-}
-
-fn write(dir: &Path, stored: &Stored) -> io::Result<()> {
-    let fresh = dir.join("catalog.json.new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(&serde_json::to_vec_pretty(stored)?)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, dir.join("catalog.json"))?;
-    sync_dir(dir)
-}
-
 impl Catalog {
     /// Opens the catalog in `dir` and every log it names.
     ///
@@ -169,7 +114,8 @@ impl Catalog {
     /// here: it is refused by itself and the others are served.
     pub fn open(dir: &Path, mut context: LogContext) -> io::Result<Self> {
         std::fs::create_dir_all(dir.join("topics"))?;
-        let stored = read_and_raise(dir)?;
+        let file = CatalogFile::open(dir, context.troubles.clone())?;
+        let stored = file.stored().clone();
         context.leader_epoch = stored.leader_epoch;
         let catalog = Self {
             dir: dir.to_owned(),
@@ -177,13 +123,20 @@ impl Catalog {
             cluster_id: stored.cluster_id.clone(),
             producer_ids: Mutex::new(0..0),
             topics: RwLock::default(),
-            stored: Mutex::new(stored.clone()),
+            changing: Mutex::new(()),
+            file: Mutex::new(file),
         };
+        let mut room = descriptors::room_for_partitions();
         for (name, entry) in &stored.topics {
-            catalog.publish(catalog.load(name, entry, &[]));
+            catalog.publish(catalog.load(name, entry, &mut room));
         }
         catalog.remove_leftovers(&stored);
         Ok(catalog)
+    }
+
+    /// What the disk refuses right now.
+    pub fn troubles(&self) -> &Troubles {
+        &self.context.troubles
     }
 
     /// The cluster's id, the same for ever.
@@ -197,26 +150,73 @@ impl Catalog {
     }
 
     fn topic_dir(&self, name: &str, id: Uuid) -> PathBuf {
-        self.dir.join("topics").join(format!("{name}.{}", id.simple()))
+        // The id alone tells topics apart; the name is there for people.
+        let shown = &name[..name.len().min(NAME_IN_DIRECTORY_MAX)];
+        self.dir.join("topics").join(format!("{shown}.{}", id.simple()))
     }
 
-    /// Opens a topic's logs; `open` are those of its partitions that are open already.
-    fn load(&self, name: &str, entry: &TopicEntry, open: &[Partition]) -> Topic {
+    /// Opens the logs of a topic that was created before; `room` is for how many more there are descriptors.
+    fn load(&self, name: &str, entry: &TopicEntry, room: &mut usize) -> Topic {
         let config = Arc::new(TopicConfig::from_set(&entry.settings));
-        let dir = self.topic_dir(name, entry.id);
-        let mut partitions = open.to_vec();
-        for index in partitions.len()..usize::try_from(entry.partitions).unwrap_or(0) {
-            let log =
-                PartitionLog::open(&dir.join(index.to_string()), Arc::clone(&config), self.context.clone());
-            partitions.push(match log {
-                Ok(log) => Partition::Open(Arc::new(log)),
-                Err(error) => {
-                    tracing::error!(topic = name, partition = index, %error, "the partition is not served");
+        let topic_dir = self.topic_dir(name, entry.id);
+        let open = |index: i32| {
+            let dir = topic_dir.join(index.to_string());
+            let opened = if *room == 0 {
+                Err("too few file descriptors (ulimit -n) for all partitions".to_owned())
+            } else {
+                self.open_log(&dir, &config).map_err(|error| error.to_string())
+            };
+            match opened {
+                Ok(log) => {
+                    *room -= 1;
+                    Partition::Open(Arc::new(log))
+                }
+                Err(why) => {
+                    tracing::error!(topic = name, partition = index, why, "the partition is not served");
+                    self.context.troubles.not_served(&dir, why);
                     Partition::Refused
                 }
-            });
-        }
+            }
+        };
+        let partitions = (0..entry.partitions).map(open).collect();
         Topic { name: name.to_owned(), id: entry.id, settings: entry.settings.clone(), partitions }
+    }
+
+    fn open_log(&self, dir: &Path, config: &Arc<TopicConfig>) -> Result<PartitionLog, LogError> {
+        match PartitionLog::open(dir, Arc::clone(config), self.context.clone()) {
+            Err(LogError::Missing { what }) if self.context.on_damage == OnDamage::Truncate => {
+                tracing::error!(missing = %what.display(), "begins an empty partition in the place of a missing one, as told");
+                PartitionLog::create(dir, Arc::clone(config), self.context.clone())
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the logs of new partitions, durable with their directories.
+    fn make(
+        &self,
+        name: &str,
+        entry: &TopicEntry,
+        indexes: std::ops::Range<i32>,
+    ) -> Result<Vec<Partition>, Refusal> {
+        descriptors::check_room(indexes.len()).map_err(|why| refusal(ResponseError::PolicyViolation, why))?;
+        let config = Arc::new(TopicConfig::from_set(&entry.settings));
+        let dir = self.topic_dir(name, entry.id);
+        let make = |index: i32| {
+            let log =
+                PartitionLog::create(&dir.join(index.to_string()), Arc::clone(&config), self.context.clone());
+            log.map(|log| Partition::Open(Arc::new(log)))
+        };
+        let made = indexes.map(make).collect::<Result<Vec<_>, LogError>>();
+        let made = made.and_then(|made| {
+            sync_dir(&self.dir.join("topics"))?;
+            Ok(made)
+        });
+        made.map_err(|error| {
+            tracing::error!(topic = name, %error, "cannot make the topic's partitions");
+            let why = format!("cannot make the topic's partitions: {error}");
+            refusal(ResponseError::KafkaStorageError, why)
+        })
     }
 
     fn publish(&self, topic: Topic) {
@@ -259,66 +259,70 @@ impl Catalog {
         all.iter().flat_map(|topic| &topic.partitions).filter_map(|p| p.log().ok().cloned()).collect()
     }
 
-    /// Replaces the file by what `change` makes of it; nothing is changed when that fails.
+    fn change(&self) -> MutexGuard<'_, ()> {
+        // It guards no data that could be left half changed.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the file by what `change` makes of it; see [`CatalogFile::replace`].
     fn replace(
         &self,
         change: impl FnOnce(&mut Stored) -> Result<(), ResponseError>,
-    ) -> Result<Stored, ResponseError> {
-        let mut stored = self.stored.lock().expect("no holder of the catalog's lock panics");
-        let mut fresh = stored.clone();
-        change(&mut fresh)?;
-        write(&self.dir, &fresh).map_err(|error| {
-            tracing::error!(dir = %self.dir.display(), %error, "cannot write the catalog; nothing is changed");
-            ResponseError::KafkaStorageError
-        })?;
-        *stored = fresh.clone();
-        Ok(fresh)
+    ) -> Result<(), NotReplaced> {
+        self.file.lock().expect("no holder of the catalog's lock panics").replace(change)
     }
 
     /// Creates a topic; it is durable when this returns.
     ///
     /// # Errors
-    /// `TOPIC_ALREADY_EXISTS`; `KAFKA_STORAGE_ERROR` when the disk refuses.
-    pub fn create(&self, new: NewTopic) -> Result<Arc<Topic>, ResponseError> {
-        let entry = TopicEntry { id: Uuid::now_v7(), partitions: new.partitions, settings: new.settings };
-        let topic = {
-            let known = self.by_name(&new.name).is_some();
-            if known {
-                return Err(ResponseError::TopicAlreadyExists);
-            }
-            self.load(&new.name, &entry, &[])
-        };
-        if topic.partitions.iter().any(|partition| partition.log().is_err()) {
-            return Err(ResponseError::KafkaStorageError);
+    /// `TOPIC_ALREADY_EXISTS`; `POLICY_VIOLATION` when there are too few file descriptors for it;
+    /// `KAFKA_STORAGE_ERROR` when the disk refuses.
+    pub fn create(&self, new: NewTopic) -> Result<Arc<Topic>, Refusal> {
+        let _changing = self.change();
+        if self.by_name(&new.name).is_some() {
+            return Err(ResponseError::TopicAlreadyExists.into());
         }
-        self.replace(|stored| {
-            if stored.topics.contains_key(&new.name) {
-                return Err(ResponseError::TopicAlreadyExists);
-            }
+        let entry = TopicEntry { id: Uuid::now_v7(), partitions: new.partitions, settings: new.settings };
+        let (id, settings) = (entry.id, entry.settings.clone());
+        // What stays of a creation that fails is removed by the next start: it holds no records.
+        let remove_made = || drop(std::fs::remove_dir_all(self.topic_dir(&new.name, id)));
+        let partitions = self.make(&new.name, &entry, 0..new.partitions).inspect_err(|_| remove_made())?;
+        let replaced = self.replace(|stored| {
             stored.topics.insert(new.name.clone(), entry);
             Ok(())
-        })?;
-        self.publish(topic);
-        self.by_name(&new.name).ok_or(ResponseError::UnknownServerError)
+        });
+        if let Err(not) = replaced {
+            if not != NotReplaced::InDoubt {
+                remove_made();
+            }
+            return Err(ResponseError::from(not).into());
+        }
+        self.publish(Topic { name: new.name.clone(), id, settings, partitions });
+        self.by_name(&new.name).ok_or_else(|| ResponseError::UnknownServerError.into())
     }
 
     /// Raises a topic's number of partitions.
     ///
     /// # Errors
-    /// `UNKNOWN_TOPIC_OR_PARTITION`, `INVALID_PARTITIONS` when it would not rise, `KAFKA_STORAGE_ERROR`.
-    pub fn raise_partitions(&self, name: &str, count: i32) -> Result<(), ResponseError> {
+    /// `UNKNOWN_TOPIC_OR_PARTITION`, `INVALID_PARTITIONS` when it would not rise, `POLICY_VIOLATION`
+    /// when there are too few file descriptors, `KAFKA_STORAGE_ERROR`.
+    pub fn raise_partitions(&self, name: &str, count: i32) -> Result<(), Refusal> {
+        let _changing = self.change();
         let topic = self.by_name(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
         let current = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         if count <= current {
-            return Err(ResponseError::InvalidPartitions);
+            return Err(ResponseError::InvalidPartitions.into());
         }
         let entry = TopicEntry { id: topic.id, partitions: count, settings: topic.settings.clone() };
-        let larger = self.load(name, &entry, &topic.partitions);
+        let mut partitions = topic.partitions.clone();
+        partitions.extend(self.make(name, &entry, current..count)?);
         self.replace(|stored| {
-            stored.topics.insert(name.to_owned(), entry);
+            let stored = stored.topics.get_mut(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
+            stored.partitions = count;
             Ok(())
-        })?;
-        self.publish(larger);
+        })
+        .map_err(ResponseError::from)?;
+        self.publish(Topic { partitions, ..(*topic).clone() });
         Ok(())
     }
 
@@ -327,12 +331,28 @@ impl Catalog {
     /// # Errors
     /// `UNKNOWN_TOPIC_OR_PARTITION`, `KAFKA_STORAGE_ERROR`.
     pub fn configure(&self, name: &str, settings: BTreeMap<String, String>) -> Result<(), ResponseError> {
+        self.configure_from(name, |_| Ok(settings)).map_err(|refusal| refusal.error)
+    }
+
+    /// Replaces a topic's settings by what `change` makes of those that stand, with no other change
+    /// in between.
+    ///
+    /// # Errors
+    /// What `change` says; `UNKNOWN_TOPIC_OR_PARTITION`, `KAFKA_STORAGE_ERROR`.
+    pub fn configure_from(
+        &self,
+        name: &str,
+        change: impl FnOnce(&BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal>,
+    ) -> Result<(), Refusal> {
+        let _changing = self.change();
         let topic = self.by_name(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
+        let settings = change(&topic.settings)?;
         self.replace(|stored| {
             let entry = stored.topics.get_mut(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
             entry.settings.clone_from(&settings);
             Ok(())
-        })?;
+        })
+        .map_err(ResponseError::from)?;
         let config = Arc::new(TopicConfig::from_set(&settings));
         topic
             .partitions
@@ -343,21 +363,28 @@ impl Catalog {
         Ok(())
     }
 
-    /// Deletes a topic and its records.
+    /// Deletes the topic `name`, if it still is the one with this id, and its records.
     ///
     /// # Errors
     /// `UNKNOWN_TOPIC_OR_PARTITION`, `KAFKA_STORAGE_ERROR`.
-    pub fn delete(&self, name: &str) -> Result<(), ResponseError> {
-        let topic = self.by_name(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
-        self.replace(|stored| {
+    pub fn delete(&self, name: &str, id: Uuid) -> Result<(), ResponseError> {
+        let _changing = self.change();
+        self.by_name(name).filter(|topic| topic.id == id).ok_or(ResponseError::UnknownTopicOrPartition)?;
+        let replaced = self.replace(|stored| {
             stored.topics.remove(name).map(drop).ok_or(ResponseError::UnknownTopicOrPartition)
-        })?;
+        });
+        if let Err(NotReplaced::Unchanged(error)) = replaced {
+            return Err(error);
+        }
+        // In doubt, too: a restart may find it deleted, so nothing more may be acknowledged for it.
         {
             let mut topics = self.topics.write().expect("no holder of the topics' lock panics");
             topics.by_name.remove(name);
-            topics.by_id.remove(&topic.id);
+            topics.by_id.remove(&id);
         }
-        let dir = self.topic_dir(name, topic.id);
+        replaced.map_err(ResponseError::from)?;
+        let dir = self.topic_dir(name, id);
+        self.context.troubles.clear_below(&dir);
         if let Err(error) = std::fs::remove_dir_all(&dir) {
             tracing::warn!(dir = %dir.display(), %error, "cannot remove a deleted topic; the next start does");
         }
@@ -373,11 +400,13 @@ impl Catalog {
         if let Some(id) = block.next() {
             return Ok(id);
         }
-        let stored = self.replace(|stored| {
+        let mut end = 0;
+        self.replace(|stored| {
             stored.next_producer_id += PRODUCER_ID_BLOCK;
+            end = stored.next_producer_id;
             Ok(())
         })?;
-        *block = stored.next_producer_id - PRODUCER_ID_BLOCK..stored.next_producer_id;
+        *block = end - PRODUCER_ID_BLOCK..end;
         block.next().ok_or(ResponseError::UnknownServerError)
     }
 }

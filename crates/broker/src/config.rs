@@ -1,6 +1,5 @@
 //! A topic's settings: the names, defaults and checks of Apache Kafka that this broker honours.
 
-use crate::log::batch::BatchHeader;
 use kafka_protocol::ResponseError;
 use std::collections::BTreeMap;
 
@@ -133,14 +132,17 @@ impl TopicConfig {
         }
     }
 
-    /// Refuses a batch whose timestamps are too far from now (KIP-937; catalogue P24, B19).
+    /// Refuses records whose times, from `earliest` to `latest` (-1: none has one), are too far from now
+    /// (KIP-937; catalogue P24, B19).
     ///
     /// # Errors
     /// `INVALID_TIMESTAMP`.
-    pub fn check_timestamp(&self, header: &BatchHeader, now_ms: i64) -> Result<(), ResponseError> {
-        let too_late = header.max_timestamp.saturating_sub(now_ms) > self.timestamp_after_max_ms;
-        let too_early = header.base_timestamp >= 0
-            && now_ms.saturating_sub(header.base_timestamp) > self.timestamp_before_max_ms;
+    pub fn check_timestamp(&self, earliest: i64, latest: i64, now_ms: i64) -> Result<(), ResponseError> {
+        if latest == -1 {
+            return Ok(());
+        }
+        let too_late = latest.saturating_sub(now_ms) > self.timestamp_after_max_ms;
+        let too_early = now_ms.saturating_sub(earliest) > self.timestamp_before_max_ms;
         if too_late || too_early { Err(ResponseError::InvalidTimestamp) } else { Ok(()) }
     }
 }

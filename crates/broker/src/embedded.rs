@@ -17,6 +17,7 @@
 
 use crate::options::BrokerOptions;
 use crate::server::{Broker, BrokerError, RunningBroker};
+use crate::trouble::Trouble;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -135,6 +136,12 @@ impl Host {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.lock().running.is_some()
+    }
+
+    /// What the disk of the broker refuses right now, when this process serves it.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.lock().running.as_ref().map(RunningBroker::troubles).unwrap_or_default()
     }
 
     /// Leaves; when it served, it stops cleanly and another process takes over.

@@ -17,6 +17,8 @@ pub enum Fault {
     DropResponse,
     /// Nothing is done; the connection ends.
     DropConnection,
+    /// The disk takes this much longer (for every API that reads or writes files, but Fetch).
+    SlowDisk(Duration),
     /// Produce only: acknowledged with an offset, and not appended. A broker that lies.
     AckWithoutAppend,
 }
@@ -54,6 +56,12 @@ impl Faults {
     /// Takes all faults back.
     pub fn clear(&self) {
         self.lock().clear();
+    }
+
+    /// How many faults of an API have not struck as often as they were told to.
+    #[must_use]
+    pub fn waiting(&self, api: ApiKey) -> usize {
+        self.lock().iter().filter(|injected| injected.api == api).count()
     }
 
     /// The fault that strikes this request of `api`, if any.

@@ -17,6 +17,9 @@ mod api;
 mod catalog;
 mod config;
 mod connection;
+mod connections;
+mod descriptors;
+mod disk;
 pub mod embedded;
 mod faults;
 mod frame;
@@ -25,7 +28,9 @@ mod heap;
 mod log;
 mod options;
 mod server;
+mod space;
 mod state;
+mod trouble;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -35,5 +40,9 @@ pub use groups::GroupOptions;
 pub use heap::keep_heap_small;
 pub use kafka_protocol::messages::ApiKey;
 pub use log::FlushPolicy;
-pub use options::BrokerOptions;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use log::look_into_batch;
+pub use options::{Advertised, BrokerOptions};
 pub use server::{Broker, BrokerError, RunningBroker};
+pub use trouble::{Trouble, TroubleKind};

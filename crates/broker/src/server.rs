@@ -2,12 +2,15 @@
 
 use crate::catalog::Catalog;
 use crate::connection;
+use crate::connections::{Connections, Limits};
+use crate::descriptors;
 use crate::faults::Faults;
 use crate::groups::{Coordinator, JournalOptions};
 use crate::log::flusher::Flusher;
-use crate::log::{Buffers, LogContext, OnDamage};
+use crate::log::{Buffers, LogContext, OnDamage, OpenSegments};
 use crate::options::BrokerOptions;
-use crate::state::{State, now_ms};
+use crate::state::{DISK_TURNS, State, now_ms};
+use crate::trouble::{Trouble, Troubles};
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -47,6 +50,9 @@ pub enum BrokerError {
         /// What the system said.
         error: io::Error,
     },
+    /// Two options contradict each other.
+    #[error("{0}")]
+    Options(String),
     /// The system gives no more threads.
     #[error("cannot start the broker's threads: {0}")]
     Threads(io::Error),
@@ -73,10 +79,15 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`] names the directory or address and what is wrong with it.
     pub fn start(options: BrokerOptions) -> Result<RunningBroker, BrokerError> {
+        options.validate().map_err(BrokerError::Options)?;
         let dir = options.dir.clone();
         let in_dir = |error| BrokerError::Dir { dir: dir.clone(), error };
         std::fs::create_dir_all(&dir).map_err(in_dir)?;
         let lock = lock(&dir)?;
+        if let Err(error) = descriptors::raise_limit() {
+            tracing::warn!(%error, "cannot raise the limit on open files");
+        }
+        let troubles = Troubles::default();
         let flusher = Flusher::default();
         let context = LogContext {
             flusher: flusher.clone(),
@@ -84,9 +95,12 @@ impl Broker {
             leader_epoch: 0,
             on_damage: if options.truncate_corrupted { OnDamage::Truncate } else { OnDamage::Refuse },
             buffers: Buffers::default(),
+            open_segments: OpenSegments::default(),
+            troubles: troubles.clone(),
         };
         let catalog = Catalog::open(&dir, context).map_err(in_dir)?;
-        let journal = JournalOptions::new(dir.join("groups.journal"), options.flush);
+        let journal =
+            JournalOptions { troubles, ..JournalOptions::new(dir.join("groups.journal"), options.flush) };
         let groups = Arc::new(Coordinator::open(options.groups.clone(), journal).map_err(in_dir)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -99,8 +113,20 @@ impl Broker {
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
         let sync_threads = flusher.start(options.sync_threads.max(1));
-        let state =
-            Arc::new(State { options, address, catalog, groups, faults: Arc::new(Faults::default()) });
+        let limits = Limits {
+            connections: options.connections_max,
+            per_address: options.connections_per_address_max,
+            held_bytes: options.held_bytes_max,
+        };
+        let state = Arc::new(State {
+            connections: Arc::new(Connections::new(limits)),
+            disk: Semaphore::new(DISK_TURNS),
+            faults: Arc::new(Faults::default()),
+            options,
+            address,
+            catalog,
+            groups,
+        });
         let (stop, stopped) = watch::channel(false);
         runtime.spawn(accept(listener, Arc::clone(&state), stopped.clone()));
         runtime.spawn(keep_retention(Arc::clone(&state), stopped.clone()));
@@ -121,6 +147,12 @@ impl RunningBroker {
     #[must_use]
     pub fn cluster_id(&self) -> &str {
         self.state.catalog.cluster_id()
+    }
+
+    /// What its disk refuses right now: full, no descriptors left, partitions not served.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.state.catalog.troubles().all()
     }
 
     /// Faults to inject, for tests.
@@ -170,7 +202,6 @@ async fn until_stopped(mut stopped: watch::Receiver<bool>) {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>, stopped: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(state.options.connections_max));
     let mut connections = tokio::task::JoinSet::new();
     let until = until_stopped(stopped.clone());
     tokio::pin!(until);
@@ -181,18 +212,14 @@ async fn accept(listener: TcpListener, state: Arc<State>, stopped: watch::Receiv
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => {
-                    let (state, until) = (Arc::clone(&state), until_stopped(stopped.clone()));
-                    connections.spawn(async move {
-                        connection::serve(state, stream, peer, until).await;
-                        drop(place);
-                    });
-                }
-                Err(_) => tracing::warn!(%peer, "too many connections; this one is closed"),
-            },
+            Ok((stream, peer)) => {
+                let Some(seat) = state.connections.enter(peer) else { continue };
+                let (state, until) = (Arc::clone(&state), until_stopped(stopped.clone()));
+                connections.spawn(connection::serve(state, stream, peer, seat, until));
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                tracing::warn!(%error, "cannot accept a connection; a silent one is ended for it");
+                state.connections.end_one_idle();
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

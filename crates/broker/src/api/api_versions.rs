@@ -1,6 +1,6 @@
 //! ApiVersions: what a client may ask; answered even for versions from the future.
 
-use super::{OFFERED, Refused, encode};
+use super::{OFFERED, PRODUCE_ADVERTISED_FROM, Refused, encode};
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
@@ -10,7 +10,7 @@ pub(super) fn answer() -> ApiVersionsResponse {
     let offered = OFFERED.iter().map(|(api, versions)| {
         ApiVersion::default()
             .with_api_key(*api as i16)
-            .with_min_version(versions.min)
+            .with_min_version(if *api == ApiKey::Produce { PRODUCE_ADVERTISED_FROM } else { versions.min })
             .with_max_version(versions.max)
     });
     ApiVersionsResponse::default().with_api_keys(offered.collect())

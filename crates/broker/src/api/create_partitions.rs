@@ -7,7 +7,7 @@ use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse
 use kafka_protocol::protocol::StrBytes;
 
 use super::refusal::{Refusal, refusal};
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 /// Partitions one topic may have: each is a directory with open files.
 pub(crate) const PARTITIONS_MAX: i32 = 10_000;
@@ -18,7 +18,7 @@ pub(crate) fn answer(state: &State, request: &CreatePartitionsRequest) -> Create
             if request.validate_only {
                 return Ok(());
             }
-            state.catalog.raise_partitions(&topic.name, topic.count).map_err(Refusal::from)
+            tokio::task::block_in_place(|| state.catalog.raise_partitions(&topic.name, topic.count))
         });
         let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
         match raised {
@@ -46,10 +46,10 @@ fn check(state: &State, topic: &CreatePartitionsTopic) -> Result<(), Refusal> {
         return Err(refusal(ResponseError::InvalidPartitions, why));
     }
     let Some(assignments) = &topic.assignments else { return Ok(()) };
-    let placed_here = assignments.iter().all(|a| a.broker_ids.iter().map(|id| id.0).eq([NODE_ID]));
+    let placed_here = assignments.iter().all(|a| a.broker_ids.iter().map(|id| id.0).eq([state.node_id()]));
     if assignments.len() == asked - current && placed_here {
         return Ok(());
     }
-    let why = format!("each new partition can have one replica, on node {NODE_ID}");
+    let why = format!("each new partition can have one replica, on node {}", state.node_id());
     Err(refusal(ResponseError::InvalidReplicaAssignment, why))
 }

@@ -4,7 +4,7 @@ use super::injected_code;
 use crate::catalog::{NewTopic, Topic};
 use crate::config;
 use crate::faults::Fault;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 use kafka_protocol::ResponseError;
 use kafka_protocol::error::ParseResponseErrorCode;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
@@ -63,7 +63,7 @@ fn create(state: &State, topic: &CreatableTopic, only_check: bool) -> Result<Cre
         return Ok(Created { id: Uuid::nil(), partitions, settings });
     }
     let created = tokio::task::block_in_place(|| state.catalog.create(new))
-        .map_err(|error| (error, error.to_string()))?;
+        .map_err(|refusal| (refusal.error, refusal.why))?;
     Ok(Created { id: created.id, partitions, settings })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn create_default(state: &State, name: &str) -> Result<Arc<Topic>, Re
         partitions: state.options.default_partitions,
         settings: BTreeMap::new(),
     };
-    tokio::task::block_in_place(|| state.catalog.create(new))
+    tokio::task::block_in_place(|| state.catalog.create(new)).map_err(|refusal| refusal.error)
 }
 
 /// Kafka's rule for topic names (`org.apache.kafka.common.internals.Topic`).
@@ -102,7 +102,8 @@ fn check(state: &State, topic: &CreatableTopic) -> Result<NewTopic, Refusal> {
         config::check(&setting.name, value).map_err(|why| (ResponseError::InvalidConfig, why))?;
         settings.insert(setting.name.to_string(), value.to_owned());
     }
-    let partitions = if topic.assignments.is_empty() { count(state, topic)? } else { assigned(topic)? };
+    let partitions =
+        if topic.assignments.is_empty() { count(state, topic)? } else { assigned(state, topic)? };
     if !(1..=PARTITIONS_MAX).contains(&partitions) {
         let why = format!("{partitions} partitions: must be 1 to {PARTITIONS_MAX}");
         return Err((ResponseError::InvalidPartitions, why));
@@ -130,7 +131,7 @@ fn count(state: &State, topic: &CreatableTopic) -> Result<i32, Refusal> {
 }
 
 /// Partitions given with their brokers: each index once from 0, each on this node.
-fn assigned(topic: &CreatableTopic) -> Result<i32, Refusal> {
+fn assigned(state: &State, topic: &CreatableTopic) -> Result<i32, Refusal> {
     let refuse = |why: &str| (ResponseError::InvalidReplicaAssignment, why.to_owned());
     if topic.num_partitions != -1 || topic.replication_factor != -1 {
         return Err((ResponseError::InvalidRequest, "give either assignments or numbers".to_owned()));
@@ -140,7 +141,7 @@ fn assigned(topic: &CreatableTopic) -> Result<i32, Refusal> {
     if !(0..).zip(&indexes).all(|(expected, index)| expected == *index) {
         return Err(refuse("partitions must be numbered from 0 without holes"));
     }
-    let here = |ids: &[kafka_protocol::messages::BrokerId]| matches!(ids, [id] if id.0 == NODE_ID);
+    let here = |ids: &[kafka_protocol::messages::BrokerId]| matches!(ids, [id] if id.0 == state.node_id());
     if !topic.assignments.iter().all(|assignment| here(&assignment.broker_ids)) {
         return Err(refuse("each partition must have exactly this broker"));
     }

@@ -43,20 +43,34 @@ async fn by_id(state: &State, id: Uuid) -> (Option<TopicName>, Deleted) {
         return (None, (id, Err(ResponseError::UnknownTopicId)));
     };
     let name = TopicName(StrBytes::from_string(topic.name.clone()));
-    let deleted = by_name(state, &name).await;
-    (Some(name), deleted)
+    let deleted = delete(state, &name, id).await;
+    (
+        Some(name),
+        (
+            id,
+            deleted.map_err(|error| match error {
+                // Deleted by another meanwhile; one of the same name may be there, and is not meant.
+                ResponseError::UnknownTopicOrPartition => ResponseError::UnknownTopicId,
+                error => error,
+            }),
+        ),
+    )
 }
 
 async fn by_name(state: &State, name: &TopicName) -> Deleted {
-    let id = state.catalog.by_name(name).map_or(Uuid::nil(), |topic| topic.id);
-    if let Err(error) = state.catalog.delete(name) {
-        return (id, Err(error));
-    }
+    let Some(topic) = state.catalog.by_name(name) else {
+        return (Uuid::nil(), Err(ResponseError::UnknownTopicOrPartition));
+    };
+    (topic.id, delete(state, name, topic.id).await)
+}
+
+async fn delete(state: &State, name: &TopicName, id: Uuid) -> Result<(), ResponseError> {
+    tokio::task::block_in_place(|| state.catalog.delete(name, id))?;
     if let Err(error) = state.groups.topic_deleted(name).await {
         // The topic is gone; its id keeps a later topic of this name from these offsets.
         tracing::warn!(topic = name.as_str(), %error, "offsets committed for a deleted topic stay until they expire");
     }
-    (id, Ok(()))
+    Ok(())
 }
 
 fn result(

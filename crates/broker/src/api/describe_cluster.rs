@@ -6,7 +6,7 @@ use kafka_protocol::messages::{DescribeClusterRequest, DescribeClusterResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::connection::Client;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 /// Brokers, as opposed to controllers.
 const BROKERS: i8 = 1;
@@ -28,17 +28,18 @@ pub(crate) fn answer(
             .with_error_code(ResponseError::UnsupportedEndpointType.code())
             .with_error_message(Some(StrBytes::from_static_str("this broker describes brokers only")));
     }
+    let (host, port) = state.found_at(client);
     let node = DescribeClusterBroker::default()
-        .with_broker_id(NODE_ID.into())
-        .with_host(StrBytes::from_string(client.reached.ip().to_string()))
-        .with_port(client.reached.port().into())
+        .with_broker_id(state.node_id().into())
+        .with_host(StrBytes::from_string(host))
+        .with_port(port.into())
         .with_rack(None);
     let operations = if request.include_cluster_authorized_operations { ALL_OPERATIONS } else { i32::MIN };
     DescribeClusterResponse::default()
         .with_error_message(None)
         .with_endpoint_type(BROKERS)
         .with_cluster_id(StrBytes::from_string(state.catalog.cluster_id().to_owned()))
-        .with_controller_id(NODE_ID.into())
+        .with_controller_id(state.node_id().into())
         .with_brokers(vec![node])
         .with_cluster_authorized_operations(operations)
 }

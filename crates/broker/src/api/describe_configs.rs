@@ -1,6 +1,6 @@
 //! DescribeConfigs: what a topic or the broker is set to, and where each value comes from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -14,7 +14,7 @@ use super::create_topics::is_legal_name;
 use super::refusal::{Refusal, refusal};
 use crate::config::{Kind, SETTINGS};
 use crate::log::FlushPolicy;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 pub(super) const TOPIC: i8 = 2;
 pub(super) const BROKER: i8 = 4;
@@ -45,7 +45,10 @@ pub(crate) fn answer(
     request: &DescribeConfigsRequest,
     version: i16,
 ) -> DescribeConfigsResponse {
-    let results = request.resources.iter().map(|resource| {
+    // What is named twice is described once: a small request must not ask for gigabytes.
+    let mut seen = HashSet::new();
+    let once = request.resources.iter().filter(|r| seen.insert((r.resource_type, r.resource_name.as_str())));
+    let results = once.map(|resource| {
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
@@ -72,9 +75,9 @@ fn describe(state: &State, resource: &DescribeConfigsResource) -> Result<Vec<Val
             let topic = state.topic(&resource.resource_name, uuid::Uuid::nil())?;
             topic_values(state, &topic.settings)
         }
-        BROKER if resource.resource_name.as_str() == NODE_ID.to_string() => broker_values(state),
+        BROKER if resource.resource_name.as_str() == state.node_id().to_string() => broker_values(state),
         BROKER => {
-            let why = format!("the only broker of this cluster is {NODE_ID}");
+            let why = format!("the only broker of this cluster is {}", state.node_id());
             return Err(refusal(ResponseError::InvalidRequest, why));
         }
         _ => {
@@ -156,6 +159,13 @@ fn config_type(name: &str, kind: Kind) -> i8 {
     }
 }
 
+fn advertised(state: &State) -> String {
+    match &state.options.advertise {
+        Some(told) => format!("{}:{}", told.host, told.port.unwrap_or(state.address.port())),
+        None => state.address.to_string(),
+    }
+}
+
 fn broker_values(state: &State) -> Vec<Value> {
     const STRING: i8 = 2;
     let options = &state.options;
@@ -169,9 +179,9 @@ fn broker_values(state: &State) -> Vec<Value> {
         crate::config::setting(name).map(|setting| setting.default.to_owned()).unwrap_or_default()
     };
     let given = [
-        ("node.id", NODE_ID.to_string()),
-        ("broker.id", NODE_ID.to_string()),
-        ("advertised.listeners", format!("PLAINTEXT://{}", state.address)),
+        ("node.id", state.node_id().to_string()),
+        ("broker.id", state.node_id().to_string()),
+        ("advertised.listeners", format!("PLAINTEXT://{}", advertised(state))),
         ("listeners", format!("PLAINTEXT://{}", options.listen)),
         ("log.dirs", options.dir.display().to_string()),
         ("auto.create.topics.enable", options.auto_create_topics.to_string()),
@@ -182,6 +192,8 @@ fn broker_values(state: &State) -> Vec<Value> {
         ("producer.id.expiration.ms", options.producer_id_expiration.as_millis().to_string()),
         ("socket.request.max.bytes", options.request_bytes_max.to_string()),
         ("max.connections", options.connections_max.to_string()),
+        ("max.connections.per.ip", options.connections_per_address_max.to_string()),
+        ("connections.max.idle.ms", options.idle_timeout.as_millis().to_string()),
         ("group.min.session.timeout.ms", groups.session_timeout_min.as_millis().to_string()),
         ("group.max.session.timeout.ms", groups.session_timeout_max.as_millis().to_string()),
         ("group.initial.rebalance.delay.ms", groups.initial_rebalance_delay.as_millis().to_string()),

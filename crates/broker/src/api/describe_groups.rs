@@ -1,5 +1,7 @@
 //! DescribeGroups: a group's state, members and assignments.
 
+use std::collections::HashSet;
+
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
@@ -21,7 +23,9 @@ pub(crate) fn answer(
 ) -> DescribeGroupsResponse {
     let operations =
         if request.include_authorized_operations { ALL_OPERATIONS } else { OPERATIONS_NOT_ASKED_FOR };
-    let described = request.groups.iter().map(|id| {
+    // What is named twice is described once: a small request must not ask for gigabytes.
+    let mut seen = HashSet::new();
+    let described = request.groups.iter().filter(|id| seen.insert(id.as_str())).map(|id| {
         let group = groups.describe(id).map_or_else(|| dead(version), |group| described(group, version));
         group.with_group_id(GroupId(id.0.clone())).with_authorized_operations(operations)
     });

@@ -53,7 +53,7 @@ pub(super) async fn answer(state: &Arc<State>, request: FetchRequest, fault: Opt
         for log in logs(state, &request) {
             log.wake_when_more(&more);
         }
-        let collected = tokio::task::block_in_place(|| collect(state, &request));
+        let collected = state.on_disk(|| collect(state, &request)).await;
         if collected.bytes >= enough || collected.failed {
             return FetchResponse::default().with_responses(collected.topics);
         }

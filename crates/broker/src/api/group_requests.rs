@@ -6,20 +6,20 @@ use bytes::Bytes;
 use kafka_protocol::messages::{
     ApiKey, DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
     FindCoordinatorRequest, FindCoordinatorResponse, HeartbeatResponse, JoinGroupResponse,
-    LeaveGroupResponse, ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
-    OffsetFetchResponse, SyncGroupResponse,
+    LeaveGroupResponse, ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest,
+    OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupResponse,
 };
 use uuid::Uuid;
 
 use super::find_coordinator::Node;
 use super::group_member::Client;
 use super::{
-    Refused, Request, delete_groups, describe_groups, find_coordinator, heartbeat, injected_code, join_group,
-    leave_group, list_groups, offset_commit, offset_fetch, sync_group,
+    Refused, Request, delete_groups, describe_groups, find_coordinator, heartbeat, injected_code, internal,
+    join_group, leave_group, list_groups, offset_commit, offset_delete, offset_fetch, sync_group,
 };
 use crate::connection;
 use crate::faults::Fault;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 
 /// Works on a request of the group APIs; none when it is another API's.
 pub(super) async fn work(
@@ -33,7 +33,9 @@ pub(super) async fn work(
         ApiKey::FindCoordinator | ApiKey::ListGroups | ApiKey::DescribeGroups | ApiKey::DeleteGroups => {
             tools(state, client, request, injected).await
         }
-        ApiKey::OffsetCommit | ApiKey::OffsetFetch => offsets(state, request, injected).await,
+        ApiKey::OffsetCommit | ApiKey::OffsetFetch | ApiKey::OffsetDelete => {
+            offsets(state, request, injected).await
+        }
         ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::Heartbeat | ApiKey::LeaveGroup => {
             membership(state, client, request, injected).await
         }
@@ -90,6 +92,17 @@ async fn offsets(state: &State, request: &Request, injected: Option<i16>) -> Res
         };
         return request.encode(&answer);
     }
+    if request.api == ApiKey::OffsetDelete {
+        let asked: OffsetDeleteRequest = request.decode()?;
+        let answer = match injected {
+            Some(code) => OffsetDeleteResponse::default().with_error_code(code),
+            None => {
+                let is_known = |topic: &str, partition| topic_id(topic, partition).is_some();
+                offset_delete::answer(groups, &asked, is_known).await
+            }
+        };
+        return request.encode(&answer);
+    }
     let fetch: OffsetFetchRequest = request.decode()?;
     let answer = match injected {
         Some(code) => refuse_fetch(&fetch, version, code),
@@ -109,8 +122,9 @@ async fn tools(
     match request.api {
         ApiKey::FindCoordinator => {
             let asked: FindCoordinatorRequest = request.decode()?;
-            let host = client.reached.ip().to_string();
-            let node = Node { id: NODE_ID, host: &host, port: client.reached.port() };
+            let (host, port) = state.found_at(client);
+            let node = Node { id: state.node_id(), host: &host, port };
+            internal::create_offsets_topic(state, &asked).await;
             let mut answer: FindCoordinatorResponse = find_coordinator::answer(&asked, version, &node);
             if let Some(code) = injected {
                 answer.error_code = code;

@@ -58,11 +58,11 @@ fn alter(state: &State, resource: &AlterConfigsResource, validate_only: bool) ->
         return Err(refusal(ResponseError::InvalidRequest, format!("unknown operation {what} for {name}")));
     }
     let topic = state.topic(&resource.resource_name, uuid::Uuid::nil())?;
-    let settings = changed(&topic.settings, &resource.configs)?;
     if validate_only {
-        return Ok(());
+        return changed(&topic.settings, &resource.configs).map(drop);
     }
-    Ok(state.catalog.configure(&topic.name, settings)?)
+    let change = |before: &BTreeMap<String, String>| changed(before, &resource.configs);
+    tokio::task::block_in_place(|| state.catalog.configure_from(&topic.name, change))
 }
 
 fn changed(

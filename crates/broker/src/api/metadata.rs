@@ -2,10 +2,11 @@
 
 use super::create_topics;
 use super::injected_code;
+use super::internal::is_internal;
 use crate::catalog::Topic;
 use crate::connection::Client;
 use crate::faults::Fault;
-use crate::state::{NODE_ID, State};
+use crate::state::State;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
@@ -37,14 +38,15 @@ pub(super) fn answer(
         wanted.retain(|topic| seen.insert((topic.name.clone(), topic.topic_id)));
         wanted.into_iter().map(|wanted| one(state, wanted, creates, fault)).collect()
     };
+    let (host, port) = state.found_at(client);
     let node = MetadataResponseBroker::default()
-        .with_node_id(BrokerId(NODE_ID))
-        .with_host(StrBytes::from_string(client.reached.ip().to_string()))
-        .with_port(i32::from(client.reached.port()));
+        .with_node_id(BrokerId(state.node_id()))
+        .with_host(StrBytes::from_string(host))
+        .with_port(i32::from(port));
     MetadataResponse::default()
         .with_brokers(vec![node])
         .with_cluster_id(Some(StrBytes::from_string(state.catalog.cluster_id().to_owned())))
-        .with_controller_id(BrokerId(NODE_ID))
+        .with_controller_id(BrokerId(state.node_id()))
         .with_topics(topics)
 }
 
@@ -81,14 +83,15 @@ fn describe(state: &State, topic: &Arc<Topic>) -> MetadataResponseTopic {
         MetadataResponsePartition::default()
             .with_error_code(partition.log().err().map_or(0, |_| ResponseError::LeaderNotAvailable.code()))
             .with_partition_index(index)
-            .with_leader_id(BrokerId(if serves { NODE_ID } else { -1 }))
+            .with_leader_id(BrokerId(if serves { state.node_id() } else { -1 }))
             .with_leader_epoch(state.catalog.leader_epoch())
-            .with_replica_nodes(vec![BrokerId(NODE_ID)])
-            .with_isr_nodes(vec![BrokerId(NODE_ID)])
-            .with_offline_replicas(if serves { Vec::new() } else { vec![BrokerId(NODE_ID)] })
+            .with_replica_nodes(vec![BrokerId(state.node_id())])
+            .with_isr_nodes(vec![BrokerId(state.node_id())])
+            .with_offline_replicas(if serves { Vec::new() } else { vec![BrokerId(state.node_id())] })
     });
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(StrBytes::from_string(topic.name.clone()))))
         .with_topic_id(topic.id)
+        .with_is_internal(is_internal(&topic.name))
         .with_partitions(partitions.collect())
 }

@@ -2,8 +2,11 @@
 //!
 //! A version is offered only when everything in it is honoured. What is not in
 //! the table ends the connection, as Apache Kafka does for requests that a
-//! client should not have sent after ApiVersions.
+//! client should not have sent after ApiVersions, but for what `unoffered`
+//! refuses in words.
 
+mod alter_configs;
+mod alter_replica_log_dirs;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
@@ -13,6 +16,10 @@ mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
+mod describe_log_dirs;
+mod describe_quorum;
+mod describe_topic_partitions;
+mod elect_leaders;
 mod fetch;
 mod find_coordinator;
 mod group_member;
@@ -22,31 +29,37 @@ mod group_tests;
 mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod internal;
 mod join_group;
 mod leave_group;
+mod list_config_resources;
 mod list_groups;
 mod list_offsets;
 mod metadata;
 mod offset_commit;
+mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
 #[cfg(any(test, fuzzing))]
 mod reading;
+mod reassignments;
 mod refusal;
 mod shape;
 mod splice;
 mod sync_group;
+mod unoffered;
 
 #[cfg(fuzzing)]
 pub use reading::read_request;
+pub(crate) use refusal::{Refusal, refusal};
 
 use crate::connection::Client;
 use crate::faults::Fault;
 use crate::frame::Frame;
 use crate::state::State;
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::messages::{ApiKey, ListPartitionReassignmentsRequest, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, VersionRange};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -93,7 +106,22 @@ pub const OFFERED: &[(ApiKey, VersionRange)] = &[
     (ApiKey::ListGroups, VersionRange { min: 0, max: 5 }),
     (ApiKey::DescribeGroups, VersionRange { min: 0, max: 6 }),
     (ApiKey::DeleteGroups, VersionRange { min: 0, max: 2 }),
+    (ApiKey::AlterConfigs, VersionRange { min: 0, max: 2 }),
+    (ApiKey::AlterReplicaLogDirs, VersionRange { min: 1, max: 2 }),
+    (ApiKey::DescribeLogDirs, VersionRange { min: 1, max: 4 }),
+    (ApiKey::ElectLeaders, VersionRange { min: 0, max: 2 }),
+    (ApiKey::AlterPartitionReassignments, VersionRange { min: 0, max: 1 }),
+    (ApiKey::ListPartitionReassignments, VersionRange { min: 0, max: 0 }),
+    (ApiKey::OffsetDelete, VersionRange { min: 0, max: 0 }),
+    (ApiKey::DescribeQuorum, VersionRange { min: 0, max: 2 }),
+    (ApiKey::ListConfigResources, VersionRange { min: 0, max: 1 }),
+    (ApiKey::DescribeTopicPartitions, VersionRange { min: 0, max: 0 }),
 ];
+
+/// Produce is advertised from here on although nothing before version 3 is answered, as Kafka 4
+/// does (KAFKA-18659): librdkafka up to 2.11 takes a broker that begins later for one that
+/// understands no compression, and sends everything uncompressed.
+const PRODUCE_ADVERTISED_FROM: i16 = 0;
 
 fn offers(api: ApiKey, version: i16) -> bool {
     OFFERED.iter().any(|(offered, range)| *offered == api && (range.min..=range.max).contains(&version))
@@ -113,8 +141,9 @@ impl Request {
         let key = i16::from_be_bytes([frame[0], frame[1]]);
         let version = i16::from_be_bytes([frame[2], frame[3]]);
         let api = ApiKey::try_from(key).map_err(|()| Refused(format!("unknown API key {key}")))?;
-        let known = offers(api, version);
+        let known = offers(api, version) || unoffered::is_refused(api, version);
         let header_version = if known { api.request_header_version(version) } else { 1 };
+        shape::check_header(&frame, header_version)?;
         let header = RequestHeader::decode(&mut frame, header_version)
             .map_err(|error| Refused(format!("{api:?} v{version}: unreadable header: {error}")))?;
         Ok(Self {
@@ -166,6 +195,7 @@ pub async fn answer(state: &Arc<State>, client: &Client, frame: Bytes) -> Result
     if !offers(request.api, request.version) {
         return match request.api {
             ApiKey::ApiVersions => api_versions::unsupported(request.correlation_id).map(now),
+            api if unoffered::is_refused(api, request.version) => unoffered::answer(&request).map(now),
             api => Err(Refused(format!("{api:?} v{} is not offered", request.version))),
         };
     }
@@ -204,38 +234,94 @@ async fn work(
         return answer.map(now);
     }
     let version = request.version;
-    let answer = match request.api {
-        ApiKey::Produce => return produce::begin(state, request, fault),
+    match request.api {
         ApiKey::Fetch => {
             let answer = fetch::answer(state, request.decode()?, fault).await;
-            return fetch::encode(request, answer).map(Reply::Now);
+            fetch::encode(request, answer).map(Reply::Now)
         }
+        ApiKey::Metadata => {
+            let answer = metadata::answer(state, client, request.decode()?, version, fault);
+            request.encode(&answer).map(now)
+        }
+        ApiKey::ApiVersions => request.encode(&api_versions::answer()).map(now),
+        // The rest reads or writes files.
+        _ => {
+            let work = || {
+                if let Some(Fault::SlowDisk(delay)) = fault {
+                    std::thread::sleep(delay);
+                }
+                at_disk(state, client, request, fault)
+            };
+            state.on_disk(work).await
+        }
+    }
+}
+
+/// Requests that may wait for the disk; runs where that holds up nobody else.
+fn at_disk(
+    state: &Arc<State>,
+    client: &Client,
+    request: &Request,
+    fault: Option<Fault>,
+) -> Result<Reply, Refused> {
+    let version = request.version;
+    let answer = match request.api {
+        ApiKey::Produce => return produce::begin(state, request, fault),
         ApiKey::ListOffsets => {
             request.encode(&list_offsets::answer(state, request.decode()?, version, fault))
         }
-        ApiKey::Metadata => {
-            request.encode(&metadata::answer(state, client, request.decode()?, version, fault))
-        }
-        ApiKey::ApiVersions => request.encode(&api_versions::answer()),
         ApiKey::CreateTopics => request.encode(&create_topics::answer(state, request.decode()?, fault)),
         ApiKey::InitProducerId => request.encode(&init_producer_id::answer(state, &request.decode()?, fault)),
         _ if injected_code(fault).is_some() => return Ok(Reply::Close),
         ApiKey::CreatePartitions => request.encode(&create_partitions::answer(state, &request.decode()?)),
         ApiKey::DeleteTopics => {
-            request.encode(&delete_topics::answer(state, &request.decode()?, version).await)
+            let asked = request.decode()?;
+            let deleted = delete_topics::answer(state, &asked, version);
+            request.encode(&tokio::runtime::Handle::current().block_on(deleted))
         }
         ApiKey::DeleteRecords => request.encode(&delete_records::answer(state, &request.decode()?)),
         ApiKey::DescribeConfigs => {
             request.encode(&describe_configs::answer(state, &request.decode()?, version))
         }
+        ApiKey::AlterConfigs => request.encode(&alter_configs::answer(state, &request.decode()?)),
         ApiKey::IncrementalAlterConfigs => {
             request.encode(&incremental_alter_configs::answer(state, &request.decode()?))
         }
-        ApiKey::DescribeCluster => {
-            request.encode(&describe_cluster::answer(state, client, &request.decode()?, version))
+        ApiKey::ListConfigResources => {
+            request.encode(&list_config_resources::answer(state, &request.decode()?, version))
         }
         ApiKey::OffsetForLeaderEpoch => {
             request.encode(&offset_for_leader_epoch::answer(state, &request.decode()?))
+        }
+        _ => return about_the_node(state, client, request),
+    };
+    answer.map(now)
+}
+
+/// What tools ask about a cluster, answered for the one node.
+fn about_the_node(state: &State, client: &Client, request: &Request) -> Result<Reply, Refused> {
+    let version = request.version;
+    let answer = match request.api {
+        ApiKey::DescribeCluster => {
+            request.encode(&describe_cluster::answer(state, client, &request.decode()?, version))
+        }
+        ApiKey::DescribeQuorum => {
+            request.encode(&describe_quorum::answer(state, client, &request.decode()?, version))
+        }
+        ApiKey::DescribeTopicPartitions => {
+            request.encode(&describe_topic_partitions::answer(state, &request.decode()?))
+        }
+        ApiKey::DescribeLogDirs => request.encode(&describe_log_dirs::answer(state, &request.decode()?)),
+        ApiKey::AlterReplicaLogDirs => {
+            request.encode(&alter_replica_log_dirs::answer(state, &request.decode()?))
+        }
+        ApiKey::ElectLeaders => request.encode(&elect_leaders::answer(state, &request.decode()?, version)),
+        ApiKey::AlterPartitionReassignments => {
+            request.encode(&reassignments::alter(state, &request.decode()?))
+        }
+        ApiKey::ListPartitionReassignments => {
+            let _asked: ListPartitionReassignmentsRequest = request.decode()?;
+            request.encode(&reassignments::list())
         }
         api => Err(Refused(format!("{api:?} is not offered"))),
     };

@@ -4,7 +4,7 @@
 //! what is answered anyway. An offset committed for a topic's predecessor of the same name is
 //! none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
@@ -36,7 +36,10 @@ pub(crate) fn answer(
         let topics = lookup.find(&request.group_id, asked).into_iter().map(old_topic);
         return OffsetFetchResponse::default().with_topics(topics.collect());
     }
-    let answers = request.groups.iter().map(|group| {
+    // All of a group is answered once: a small request must not ask for gigabytes.
+    let mut whole = HashSet::new();
+    let once = request.groups.iter().filter(|g| g.topics.is_some() || whole.insert(g.group_id.as_str()));
+    let answers = once.map(|group| {
         let asked =
             group.topics.as_ref().map(|topics| topics.iter().map(|t| (&t.name, &t.partition_indexes)));
         let topics = lookup.find(&group.group_id, asked).into_iter().map(topic);
@@ -60,6 +63,8 @@ impl<F: Fn(&str, i32) -> Option<Uuid>> Lookup<'_, F> {
         asked: Option<impl Iterator<Item = (&'r TopicName, &'r Vec<i32>)>>,
     ) -> Found {
         let Some(asked) = asked else { return self.everything(group) };
+        // So is a partition: what was committed for it may be long.
+        let mut seen = HashSet::new();
         asked
             .map(|(name, partitions)| {
                 let one = |partition: i32| {
@@ -67,7 +72,8 @@ impl<F: Fn(&str, i32) -> Option<Uuid>> Lookup<'_, F> {
                     let committed = self.groups.committed(group, &place);
                     (partition, committed.filter(|c| self.is_current(&place, c)))
                 };
-                (name.clone(), partitions.iter().map(|p| one(*p)).collect())
+                let once = partitions.iter().filter(|p| seen.insert((name, **p)));
+                (name.clone(), once.map(|p| one(*p)).collect())
             })
             .collect()
     }

@@ -6,11 +6,16 @@
 //! are left, nor a string or blob more than there are.
 //!
 //! A shape is Kafka's schema in short: `b h i l u` numbers of 1, 2, 4, 8, 16
-//! bytes, `s` a string, `B` bytes, `[…]` a list, `t` tagged fields; behind each
+//! bytes, `s` a string, `B` bytes, `[…]` a list, `t` tagged fields, `c` a cursor
+//! (null, or a string, a number and tagged fields); behind each
 //! the versions that have it (none: all).
 
 use super::Refused;
 use kafka_protocol::messages::ApiKey;
+
+/// Elements of all lists of one request, and its tagged fields. What is decoded takes up to some 200 bytes
+/// for each, whatever it takes on the wire: a hundred MiB of empty ones would become gigabytes.
+const ELEMENTS_MAX: usize = 200_000;
 
 /// A request's first flexible version and its fields, from Kafka's message schemas.
 struct Shape {
@@ -52,6 +57,16 @@ const SHAPES: &[Shape] = &[
     shape(ApiKey::DeleteGroups, 2, "[s]"),
     shape(ApiKey::IncrementalAlterConfigs, 1, "[b s [s b s t] t] b"),
     shape(ApiKey::DescribeCluster, 0, "b b1+ b2+"),
+    shape(ApiKey::AlterConfigs, 2, "[b s [s s t] t] b"),
+    shape(ApiKey::AlterReplicaLogDirs, 2, "[s [s [i] t] t]"),
+    shape(ApiKey::DescribeLogDirs, 2, "[s [i] t]"),
+    shape(ApiKey::ElectLeaders, 2, "b1+ [s [i] t] i"),
+    shape(ApiKey::AlterPartitionReassignments, 0, "i b1+ [s [i [i] t] t]"),
+    shape(ApiKey::ListPartitionReassignments, 0, "i [s [i] t]"),
+    shape(ApiKey::OffsetDelete, i16::MAX, "s [s [i]]"),
+    shape(ApiKey::DescribeQuorum, 0, "[s [i t] t]"),
+    shape(ApiKey::ListConfigResources, 0, "[b]1+"),
+    shape(ApiKey::DescribeTopicPartitions, 0, "[s t] i c"),
 ];
 
 /// Refuses a request whose lengths cannot be true.
@@ -61,9 +76,26 @@ const SHAPES: &[Shape] = &[
 pub fn check(api: ApiKey, version: i16, body: &[u8]) -> Result<(), Refused> {
     let shape = SHAPES.iter().find(|shape| shape.api == api);
     let shape = shape.ok_or_else(|| Refused(format!("{api:?} has no known shape")))?;
-    let mut walk = Walk { body, at: 0, version, is_flexible: version >= shape.flexible_from };
+    let is_flexible = version >= shape.flexible_from;
+    let mut walk = Walk { body, at: 0, version, is_flexible, elements_left: ELEMENTS_MAX };
     walk.fields(shape.fields.as_bytes())
+        .and_then(|()| walk.tagged_fields())
         .map_err(|what| Refused(format!("{api:?} v{version}: {what} at byte {} of {}", walk.at, body.len())))
+}
+
+/// Refuses a frame whose header, before the body, has lengths that cannot be true.
+///
+/// # Errors
+/// [`Refused`], naming the place.
+pub fn check_header(frame: &[u8], header_version: i16) -> Result<(), Refused> {
+    // The client's id is never compact, so that any version of a header can be read so far.
+    let mut walk = Walk { body: frame, at: 0, version: 0, is_flexible: false, elements_left: ELEMENTS_MAX };
+    let mut walked = walk.fields(b"h h i s");
+    if header_version >= 2 {
+        walk.is_flexible = true;
+        walked = walked.and_then(|()| walk.tagged_fields());
+    }
+    walked.map_err(|what| Refused(format!("header: {what} at byte {} of {}", walk.at, frame.len())))
 }
 
 struct Walk<'a> {
@@ -71,6 +103,7 @@ struct Walk<'a> {
     at: usize,
     version: i16,
     is_flexible: bool,
+    elements_left: usize,
 }
 
 impl Walk<'_> {
@@ -119,14 +152,26 @@ impl Walk<'_> {
                 self.skip(bytes)
             }
             b't' => self.tagged_fields(),
+            b'c' => {
+                let is_there = self.body.get(self.at).is_some_and(|first| *first == 1);
+                self.skip(1)?;
+                if is_there { self.fields(b"s i t") } else { Ok(()) }
+            }
             _ => {
                 let count = self.length(4)?;
                 if count > self.left() {
                     return Err("a list of more elements than bytes are left");
                 }
+                self.take_elements(count)?;
                 (0..count).try_for_each(|_| self.fields(inner))
             }
         }
+    }
+
+    fn take_elements(&mut self, count: usize) -> Result<(), &'static str> {
+        self.elements_left =
+            self.elements_left.checked_sub(count).ok_or("more elements than one request may have")?;
+        Ok(())
     }
 
     /// A length in `fixed_bytes` bytes, or as a varint of one more; null counts as none.
@@ -166,6 +211,7 @@ impl Walk<'_> {
         if count > self.left() {
             return Err("more tagged fields than bytes are left");
         }
+        self.take_elements(count)?;
         (0..count).try_for_each(|_| {
             self.varint()?;
             let bytes = self.varint()?;
@@ -242,6 +288,25 @@ mod tests {
         let body = [0x7f, 0xff, 0xff, 0xff, 0, 1, b'x', 0];
         let Err(Refused(why)) = check(ApiKey::Metadata, 1, &body) else { panic!("must be refused") };
         assert!(why.contains("Metadata v1") && why.contains("list"), "{why}");
+    }
+
+    #[test]
+    fn a_million_empty_elements_or_tagged_fields_are_refused() {
+        // Each name is two zeros.
+        let mut topics = 1_000_000_u32.to_be_bytes().to_vec();
+        topics.resize(4 + 2_000_000, 0);
+        let Err(Refused(why)) = check(ApiKey::Metadata, 1, &topics) else { panic!("must be refused") };
+        assert!(why.contains("more elements"), "{why}");
+        // An ApiVersions without names, and a million tagged fields of nothing behind it.
+        let mut tagged = vec![1, 1, 0xc0, 0x84, 0x3d];
+        tagged.resize(5 + 2_000_000, 0);
+        let Err(Refused(why)) = check(ApiKey::ApiVersions, 3, &tagged) else { panic!("must be refused") };
+        assert!(why.contains("more elements"), "{why}");
+        // The same in a header.
+        let header = [&[0, 18, 0, 3, 0, 0, 0, 1, 0xff, 0xff][..], &tagged[2..]].concat();
+        let Err(Refused(why)) = check_header(&header, 2) else { panic!("must be refused") };
+        assert!(why.contains("more elements"), "{why}");
+        assert!(check_header(&header, 1).is_ok());
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use kafka_protocol::ResponseError;
 use uuid::Uuid;
 
-use super::coordinator::{Change, Coordinator, wall_ms};
+use super::coordinator::{Change, Coordinator, Entity, wall_ms};
 use super::journal::{Entry, Position};
 use super::messages::Identity;
 use super::offsets::{Committed, Place};
@@ -32,6 +32,42 @@ pub struct Commit {
     pub offsets: Vec<NewOffset>,
 }
 
+/// Kafka's strings are no longer, in any version of its protocol.
+const GROUP_ID_BYTES_MAX: usize = i16::MAX as usize;
+/// What one commit may take in the journal, where the group's name stands with every partition: as
+/// much as a batch of Apache Kafka's offsets topic (`max.message.bytes`).
+const COMMIT_BYTES_MAX: usize = 1_048_588;
+/// An offset's key and value without group, topic and metadata.
+const OFFSET_BYTES: usize = 70;
+
+/// What a commit takes in the journal, before any of it is made.
+fn commit_bytes(group: &str, offsets: &[NewOffset]) -> usize {
+    let each = |new: &NewOffset| OFFSET_BYTES + group.len() + new.place.topic.len() + new.metadata.len();
+    offsets.iter().map(each).sum()
+}
+
+/// Parts of `places` that fit the journal each.
+fn in_parts(group: &str, places: Vec<Place>) -> Vec<Vec<Place>> {
+    let mut parts: Vec<Vec<Place>> = Vec::new();
+    let mut bytes = usize::MAX;
+    for place in places {
+        let each = OFFSET_BYTES + group.len() + place.topic.len();
+        bytes = bytes.saturating_add(each);
+        if bytes > COMMIT_BYTES_MAX {
+            parts.push(Vec::new());
+            bytes = each;
+        }
+        parts.last_mut().expect("one was just pushed").push(place);
+    }
+    parts
+}
+
+/// The changes that take `places` of a group out.
+fn removals(group: &str, places: Vec<Place>) -> Vec<Change> {
+    let change = |removed| Change { group: group.to_owned(), set: Vec::new(), removed };
+    in_parts(group, places).into_iter().map(change).collect()
+}
+
 impl Coordinator {
     /// Commits all of `commit.offsets` or none, and returns when they are durable.
     ///
@@ -47,6 +83,9 @@ impl Coordinator {
     }
 
     fn queue_commit(&self, id: &str, commit: Commit) -> Result<Position, ResponseError> {
+        if id.len() > GROUP_ID_BYTES_MAX {
+            return Err(ResponseError::InvalidGroupId);
+        }
         let mut state = self.lock();
         if !state.groups.contains_key(id) {
             if commit.generation >= 0 {
@@ -56,10 +95,15 @@ impl Coordinator {
                 return Err(ResponseError::CoordinatorNotAvailable);
             }
         }
+        let is_too_large = commit_bytes(id, &commit.offsets) > COMMIT_BYTES_MAX;
         let entity = state.entity(&self.options, id);
         entity.group.check_commit(Instant::now(), &commit.identity, commit.generation)?;
         if commit.offsets.is_empty() {
             return Ok(Position::default());
+        }
+        if is_too_large {
+            state.drop_if_untouched(id);
+            return Err(ResponseError::InvalidCommitOffsetSize);
         }
         let committed_ms = wall_ms();
         let expires_ms = commit.retention_ms.map(|keep| committed_ms.saturating_add(keep));
@@ -115,19 +159,19 @@ impl Coordinator {
             if entity.group.has_members() || state.has_undurable(id) {
                 return Err(ResponseError::NonEmptyGroup);
             }
-            let mut entries: Vec<Entry> = entity
+            let places = entity
                 .offsets
                 .iter()
-                .map(|(topic, partition, _)| Key::Offset {
-                    group: id.to_owned(),
-                    topic: topic.to_owned(),
-                    partition,
-                })
-                .map(|key| Entry { key: key.encode(), value: None })
-                .collect();
-            entries.push(Entry { key: Key::Group { group: id.to_owned() }.encode(), value: None });
+                .map(|(topic, partition, _)| Place { topic: topic.to_owned(), partition });
+            // Parts of it may survive a crash; whoever asked has no answer then, and asks again.
+            for part in in_parts(id, places.collect()) {
+                let key = |Place { topic, partition }| Key::Offset { group: id.to_owned(), topic, partition };
+                let gone = part.into_iter().map(|place| Entry { key: key(place).encode(), value: None });
+                self.journal.append(gone.collect()).map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+            }
+            let gone = Entry { key: Key::Group { group: id.to_owned() }.encode(), value: None };
             let position =
-                self.journal.append(entries).map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+                self.journal.append(vec![gone]).map_err(|_| ResponseError::CoordinatorNotAvailable)?;
             state.groups.remove(id);
             position
         };
@@ -147,16 +191,8 @@ impl Coordinator {
         let mut last = Position::default();
         {
             let mut state = self.lock();
-            let affected: Vec<Change> = state
-                .groups
-                .iter()
-                .map(|(id, entity)| Change {
-                    group: id.clone(),
-                    set: Vec::new(),
-                    removed: entity.offsets.places_of(topic),
-                })
-                .filter(|change| !change.removed.is_empty())
-                .collect();
+            let of_topic = |(id, entity): (&String, &Entity)| removals(id, entity.offsets.places_of(topic));
+            let affected: Vec<Change> = state.groups.iter().flat_map(of_topic).collect();
             for change in affected {
                 last = state
                     .change(&self.journal, change)
@@ -177,7 +213,7 @@ impl Coordinator {
             let removed = entity.offsets.expired(now_ms, keep, &retention);
             if !removed.is_empty() {
                 tracing::info!(group = %id, offsets = removed.len(), "committed offsets expired");
-                changes.push(Change { group: id.clone(), set: Vec::new(), removed });
+                changes.extend(removals(id, removed));
             } else if entity.group.is_empty() && entity.offsets.is_empty() && !state.has_undurable(id) {
                 forgotten.push(id.clone());
             }
@@ -203,5 +239,21 @@ impl Coordinator {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(ResponseError::CoordinatorNotAvailable),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_out_at_once_fits_the_journal_in_parts() {
+        let group = "g".repeat(GROUP_ID_BYTES_MAX);
+        let places: Vec<Place> =
+            (0..1_000).map(|partition| Place { topic: "t".to_owned(), partition }).collect();
+        let parts = in_parts(&group, places.clone());
+        assert!(parts.iter().all(|part| part.len() * (group.len() + OFFSET_BYTES) <= COMMIT_BYTES_MAX));
+        assert_eq!(parts.concat(), places, "each is there once, in order");
+        assert!(in_parts(&group, Vec::new()).is_empty());
     }
 }

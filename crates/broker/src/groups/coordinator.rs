@@ -344,7 +344,7 @@ impl State {
     }
 
     /// A refused first join leaves no group behind.
-    fn drop_if_untouched(&mut self, group: &str) {
+    pub fn drop_if_untouched(&mut self, group: &str) {
         let untouched = |e: &Entity| e.group.is_untouched() && e.offsets.is_empty();
         if self.groups.get(group).is_some_and(untouched) && !self.has_undurable(group) {
             self.groups.remove(group);

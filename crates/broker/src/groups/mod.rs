@@ -9,13 +9,14 @@
 //! | `offsets` | what a group has committed and when that expires |
 //! | `snapshot`, `record` | how both look to tools and on disk |
 //! | `journal` | the file they survive a crash in |
-//! | `coordinator`, `commits` | all groups of a broker, the clock, the waiting |
+//! | `coordinator`, `commits`, `forgetting` | all groups of a broker, the clock, the waiting |
 //!
 //! `group`, `join`, `session` and `offsets` do no I/O and take the time as an argument, so a
 //! test can run them through any interleaving.
 
 mod commits;
 mod coordinator;
+mod forgetting;
 mod group;
 mod join;
 mod journal;

@@ -28,13 +28,28 @@ const MAGIC_AT: usize = 16;
 const MAGIC: u8 = 2;
 /// Bits of the attributes that name the compression.
 const CODEC: i16 = 0x07;
-/// The last of the compressions.
+/// The number of the last compression.
 const ZSTD: i16 = 4;
 /// The version of Produce that may first bring zstd.
 const ZSTD_SINCE: i16 = 7;
 const CONTROL: i16 = 0x20;
 const TRANSACTIONAL: i16 = 0x10;
 const LOG_APPEND_TIME: i16 = 0x08;
+
+/// How a batch's records are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// They are not.
+    None,
+    /// gzip (RFC 1952).
+    Gzip,
+    /// Snappy, raw or in the framing of Java's library.
+    Snappy,
+    /// The LZ4 frame format.
+    Lz4,
+    /// Zstandard (RFC 8878).
+    Zstd,
+}
 
 /// The fields of a batch's header that the log decides by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +111,20 @@ impl BatchHeader {
 
     /// Offset of the last record.
     pub fn last_offset(&self) -> i64 {
-        self.base_offset + i64::from(self.last_offset_delta)
+        // The base offset lies outside the checksum: a flipped bit may make it anything.
+        self.base_offset.saturating_add(i64::from(self.last_offset_delta))
+    }
+
+    /// How its records are packed; none for a number that stands for nothing.
+    pub fn codec(&self) -> Option<Codec> {
+        match self.attributes & CODEC {
+            0 => Some(Codec::None),
+            1 => Some(Codec::Gzip),
+            2 => Some(Codec::Snappy),
+            3 => Some(Codec::Lz4),
+            ZSTD => Some(Codec::Zstd),
+            _ => None,
+        }
     }
 
     /// Sequence of the last record; sequences wrap behind `i32::MAX` to 0.
@@ -146,6 +174,11 @@ pub fn is_transactional(sent: &[u8]) -> Result<bool, ResponseError> {
     Ok(end.is_some() && sent[MAGIC_AT] == MAGIC && attributes(sent) & TRANSACTIONAL != 0)
 }
 
+/// Whether what a producer sent begins with a compressed batch, as far as can be seen.
+pub fn is_packed(sent: &[u8]) -> bool {
+    sent.get(22).is_some_and(|attributes| i16::from(*attributes) & CODEC != 0)
+}
+
 /// Where the batch ends that these bytes begin with; `None` when they are cut short before that.
 fn whole(bytes: &[u8]) -> Result<Option<usize>, ResponseError> {
     if bytes.len() < BEFORE_LENGTH_ENDS {
@@ -183,14 +216,21 @@ pub fn check(batch: &[u8], batch_bytes_max: usize) -> Result<BatchHeader, Respon
     }
     let counts_agree = header.records >= 1 && header.records.checked_sub(1) == Some(header.last_offset_delta);
     let sequenced = !header.is_idempotent() || header.base_sequence >= 0;
-    let has_codec = header.attributes & CODEC <= ZSTD;
-    if !counts_agree || !sequenced || !has_codec || header.attributes & CONTROL != 0 {
+    if !counts_agree || !sequenced || header.codec().is_none() || header.attributes & CONTROL != 0 {
         return Err(ResponseError::InvalidRecord);
     }
     if header.attributes & LOG_APPEND_TIME != 0 {
         return Err(ResponseError::InvalidTimestamp);
     }
     Ok(header)
+}
+
+/// Puts the true highest timestamp into a header that names another one, as Apache Kafka does: retention
+/// and look-ups by time go by it. The records were read and their checksum was right just before.
+pub fn correct_max_timestamp(batch: &mut [u8], max_timestamp: i64) {
+    batch[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
 /// Writes the fields that the broker decides into a batch.
@@ -203,13 +243,43 @@ pub fn patch(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
 pub mod tests {
     use super::*;
 
-    /// A well-formed batch of `records` records with `payload` as its body.
+    fn put_varint(out: &mut Vec<u8>, value: i64) {
+        let mut left = ((value << 1) ^ (value >> 63)).cast_unsigned();
+        while left >= 0x80 {
+            out.push(u8::try_from(left & 0x7f).unwrap() | 0x80);
+            left >>= 7;
+        }
+        out.push(u8::try_from(left).unwrap());
+    }
+
+    /// One record as it stands in a batch.
+    pub fn record(offset_delta: i64, timestamp_delta: i64, value: &[u8]) -> Vec<u8> {
+        let mut fields = vec![0];
+        put_varint(&mut fields, timestamp_delta);
+        put_varint(&mut fields, offset_delta);
+        put_varint(&mut fields, -1);
+        put_varint(&mut fields, value.len() as i64);
+        fields.extend_from_slice(value);
+        put_varint(&mut fields, 0);
+        let mut record = Vec::new();
+        put_varint(&mut record, fields.len() as i64);
+        record.extend_from_slice(&fields);
+        record
+    }
+
+    /// A well-formed batch of `records` records, the first with `payload`, at 2,000 ms.
     pub fn batch(records: i32, producer: (i64, i16, i32), payload: &[u8]) -> Vec<u8> {
+        let body = (0..records).flat_map(|n| record(n.into(), 1_000, if n == 0 { payload } else { b"" }));
+        batch_of(records, producer, &body.collect::<Vec<u8>>())
+    }
+
+    /// A batch with any body and a right checksum.
+    pub fn batch_of(records: i32, producer: (i64, i16, i32), payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_BYTES];
         bytes[8..12]
             .copy_from_slice(&i32::try_from(HEADER_BYTES - 12 + payload.len()).unwrap().to_be_bytes());
         bytes[16] = 2;
-        bytes[23..27].copy_from_slice(&(records - 1).to_be_bytes());
+        bytes[23..27].copy_from_slice(&records.saturating_sub(1).to_be_bytes());
         bytes[27..35].copy_from_slice(&1_000_i64.to_be_bytes());
         bytes[35..43].copy_from_slice(&2_000_i64.to_be_bytes());
         bytes[43..51].copy_from_slice(&producer.0.to_be_bytes());

@@ -16,30 +16,41 @@
 //! | after the sync, before the answer | the batch; a resend is recognised by its sequence |
 
 pub mod batch;
+mod body;
 mod buffers;
 pub mod flusher;
+mod index;
+mod open_segments;
 mod producers;
 mod reading;
 mod recovery;
+#[cfg(test)]
+mod recovery_tests;
 mod retention;
+mod seal;
 mod segment;
+mod size;
 #[cfg(test)]
 mod sync_tests;
+mod syncing;
 #[cfg(test)]
 mod tests;
 
 pub use buffers::Buffers;
+pub use open_segments::OpenSegments;
 pub use reading::Read;
 pub use recovery::OnDamage;
 
 use crate::config::TopicConfig;
+use crate::disk::sync_dir;
+use crate::state::now_ms;
+use crate::trouble::Troubles;
 use batch::BatchHeader;
 use flusher::{Flusher, Sync};
 use kafka_protocol::ResponseError;
 use producers::{Producers, Sequenced};
-use recovery::Recovered;
+use recovery::Looking;
 use segment::Segment;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -53,7 +64,7 @@ pub enum LogError {
     Io(#[from] io::Error),
     /// A batch is damaged and sound ones stand behind it.
     #[error(
-        "{}: damaged at byte {position} (offset {offset}), with sound records behind it; \
+        "{}: not sound from byte {position} (offset {offset}) on, with sound records behind it; \
          restore the file, or start with truncate_corrupted to keep only what stands before",
         file.display()
     )]
@@ -64,6 +75,16 @@ pub enum LogError {
         position: u64,
         /// The offset expected there.
         offset: i64,
+    },
+    /// What the catalog or the log's beginning says was there is not.
+    #[error(
+        "{} is missing, and with it acknowledged records; restore it, or start with \
+         truncate_corrupted to go on without them",
+        what.display()
+    )]
+    Missing {
+        /// The directory or segment.
+        what: PathBuf,
     },
 }
 
@@ -115,6 +136,10 @@ pub struct LogContext {
     pub on_damage: OnDamage,
     /// What is read into.
     pub buffers: Buffers,
+    /// The files that readers have open.
+    pub open_segments: OpenSegments,
+    /// Where it is said that the disk refuses.
+    pub troubles: Troubles,
 }
 
 #[derive(Debug)]
@@ -127,8 +152,8 @@ struct Inner {
     end_offset: i64,
     high_watermark: i64,
     synced_offset: i64,
-    /// Segments that were rolled and not yet synced, each with the marker it gets then.
-    unsynced_rolled: Vec<(Arc<File>, PathBuf)>,
+    /// How many segments are rolled and not yet sealed; they stand before the one written to.
+    unsealed: usize,
     waiting: Vec<Weak<Notify>>,
     /// A thread is in [`PartitionLog::sync_now`].
     syncing: bool,
@@ -136,6 +161,8 @@ struct Inner {
     sync_again: bool,
     /// Set when a sync failed: what the page cache holds can no longer be trusted.
     broken: bool,
+    /// Something that was refused is among the broker's troubles.
+    troubled: bool,
 }
 
 /// One partition's log; shared, locked inside, never across a wait.
@@ -148,27 +175,35 @@ pub struct PartitionLog {
 }
 
 impl PartitionLog {
-    /// Opens the log in `dir`, creating it when there is none.
+    /// Creates the log in `dir`; its directories are durable when this returns.
     ///
     /// # Errors
-    /// [`LogError::Damaged`] when serving it would hide a loss, [`LogError::Io`] otherwise.
-    pub fn open(dir: &Path, config: Arc<TopicConfig>, context: LogContext) -> Result<Self, LogError> {
-        let is_new = !dir.exists();
+    /// [`LogError::Io`] when the file system refuses.
+    pub fn create(dir: &Path, config: Arc<TopicConfig>, context: LogContext) -> Result<Self, LogError> {
         std::fs::create_dir_all(dir)?;
-        let mut recovered = Recovered { leader_epoch: context.leader_epoch, ..Recovered::default() };
-        let bases = segment_bases(dir)?;
-        for (n, &base) in bases.iter().enumerate() {
-            let is_last = n + 1 == bases.len();
-            recovered.take_in(Segment::open(dir, base)?, is_last, context.on_damage)?;
+        // A partition that was never served may be left of an attempt that failed.
+        Segment::create(dir, 0)?;
+        sync_dir(dir)?;
+        dir.parent().map(sync_dir).transpose()?;
+        Self::open(dir, config, context)
+    }
+
+    /// Opens the log that was created in `dir`.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] or [`LogError::Missing`] when serving it would hide a loss,
+    /// [`LogError::Io`] otherwise.
+    pub fn open(dir: &Path, config: Arc<TopicConfig>, context: LogContext) -> Result<Self, LogError> {
+        if !dir.exists() {
+            return Err(LogError::Missing { what: dir.to_owned() });
         }
-        if recovered.segments.is_empty() {
-            recovered.segments.push(Segment::open(dir, 0)?);
-            recovered.end_offset = 0;
-        }
-        if is_new {
-            sync_dir(dir)?;
-            dir.parent().map(sync_dir).transpose()?;
-        }
+        let looking = Looking {
+            dir,
+            leader_epoch: context.leader_epoch,
+            on_damage: context.on_damage,
+            now_ms: now_ms(),
+        };
+        let recovered = recovery::recover(looking)?;
         if recovered.torn_bytes > 0 {
             tracing::warn!(dir = %dir.display(), bytes = recovered.torn_bytes, "cut off a torn tail that was never acknowledged");
         }
@@ -176,6 +211,7 @@ impl PartitionLog {
         let first = recovered.segments[0].base_offset;
         let start_offset = retention::read_start(dir)?.unwrap_or(first).clamp(first, end_offset);
         let mut inner = Inner {
+            unsealed: recovered.segments.iter().filter(|segment| segment.is_rolled_and_open()).count(),
             segments: recovered.segments,
             producers: recovered.producers,
             epochs: recovered.epochs,
@@ -184,14 +220,14 @@ impl PartitionLog {
             end_offset,
             high_watermark: end_offset,
             synced_offset: end_offset,
-            unsynced_rolled: Vec::new(),
             waiting: Vec::new(),
             syncing: false,
             sync_again: false,
             broken: false,
+            troubled: false,
         };
         // What was found may stand in the page cache only; it must not be shown before it is durable.
-        inner.active().file().sync_data()?;
+        inner.active().file().map(|file| file.sync_data()).transpose()?;
         if inner.epochs.last().is_none_or(|last| last.epoch < context.leader_epoch) {
             inner.epochs.push(EpochStart { epoch: context.leader_epoch, offset: end_offset });
         }
@@ -209,29 +245,72 @@ impl PartitionLog {
     /// # Errors
     /// Kafka's own codes; `KAFKA_STORAGE_ERROR` when the disk refused, with nothing appended.
     pub fn append(self: &Arc<Self>, batch: &[u8], now_ms: i64) -> Result<Appended, ResponseError> {
+        let config = {
+            let inner = self.lock();
+            if inner.broken {
+                return Err(ResponseError::KafkaStorageError);
+            }
+            Arc::clone(&inner.config)
+        };
+        let mut header = batch::check(batch, config.max_message_bytes)?;
+        // Looked into outside the lock: unpacking takes its time.
+        let times = body::check(batch, &header).map_err(|error| {
+            tracing::debug!(dir = %self.dir.display(), %error, "refused a batch");
+            ResponseError::InvalidRecord
+        })?;
+        config.check_timestamp(times.earliest, times.latest, now_ms)?;
+        let mut batch = batch.to_vec();
+        if times.latest != header.max_timestamp {
+            batch::correct_max_timestamp(&mut batch, times.latest);
+            header.max_timestamp = times.latest;
+        }
         let mut inner = self.lock();
         if inner.broken {
             return Err(ResponseError::KafkaStorageError);
         }
-        let header = batch::check(batch, inner.config.max_message_bytes)?;
-        inner.config.check_timestamp(&header, now_ms)?;
         if let Sequenced::Duplicate(base_offset) = inner.producers.check(&header)? {
             let durable_at = base_offset + i64::from(header.last_offset_delta) + 1;
             return Ok(Appended { base_offset, durable_at });
         }
         let base_offset = inner.end_offset;
-        inner.append_one(&self.dir, self.context.leader_epoch, header, batch, now_ms).map_err(|error| {
+        self.append_one(&mut inner, header, &mut batch, now_ms).map_err(|error| {
             tracing::error!(dir = %self.dir.display(), %error, "cannot append; the records are not acknowledged");
+            self.context.troubles.report(&self.dir, &error);
+            inner.troubled = true;
             ResponseError::KafkaStorageError
         })?;
+        if std::mem::take(&mut inner.troubled) {
+            self.context.troubles.clear(&self.dir);
+        }
         let end = inner.end_offset;
         self.after_append(inner);
         Ok(Appended { base_offset, durable_at: end })
     }
 
+    fn append_one(
+        &self,
+        inner: &mut Inner,
+        mut header: BatchHeader,
+        batch: &mut [u8],
+        now_ms: i64,
+    ) -> io::Result<()> {
+        if inner.needs_roll(header.bytes, now_ms) {
+            self.roll_or_go_on(inner)?;
+        }
+        header.base_offset = inner.end_offset;
+        header.leader_epoch = self.context.leader_epoch;
+        batch::patch(batch, inner.end_offset, self.context.leader_epoch);
+        let active = inner.segments.last_mut().expect("a log has at least one segment");
+        active.append(&header, batch)?;
+        active.first_appended_ms.get_or_insert(now_ms);
+        inner.producers.appended(&header, header.base_offset, now_ms);
+        inner.end_offset = header.last_offset() + 1;
+        Ok(())
+    }
+
     fn after_append(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
         let unsynced = inner.end_offset - inner.synced_offset;
-        if !inner.unsynced_rolled.is_empty() {
+        if inner.unsealed > 0 {
             self.context.flusher.sync(Arc::clone(self));
         }
         match self.policy(&inner) {
@@ -268,80 +347,6 @@ impl PartitionLog {
             }
             FlushPolicy::Never => FlushPolicy::Never,
         }
-    }
-
-    /// Waits until everything below `offset` may be acknowledged under the policy.
-    ///
-    /// # Errors
-    /// `KAFKA_STORAGE_ERROR` when the disk refused to sync: it may or may not be durable.
-    ///
-    /// # Cancel safety
-    /// Cancelling forgets the wait and nothing else.
-    pub async fn until_durable(&self, offset: i64) -> Result<(), ResponseError> {
-        if self.policy(&self.lock()) != FlushPolicy::Always {
-            return Ok(());
-        }
-        let mut durable = self.durable.subscribe();
-        let reached = durable.wait_for(|durable| *durable >= offset || *durable < 0).await;
-        match reached {
-            Ok(durable) if *durable >= 0 => Ok(()),
-            _ => Err(ResponseError::KafkaStorageError),
-        }
-    }
-
-    /// Syncs what is written and shows it; called by the flusher only.
-    ///
-    /// One sync at a time: two that overlap could announce their ends in the wrong order, or
-    /// the later one could announce records whose rolled segment the earlier one still writes
-    /// out. Who comes while one runs has it run once more.
-    pub fn sync_now(&self) {
-        {
-            let mut inner = self.lock();
-            inner.sync_again = true;
-            if std::mem::replace(&mut inner.syncing, true) {
-                return;
-            }
-        }
-        loop {
-            {
-                let mut inner = self.lock();
-                if !std::mem::take(&mut inner.sync_again) {
-                    inner.syncing = false;
-                    return;
-                }
-            }
-            self.sync_once();
-        }
-    }
-
-    fn sync_once(&self) {
-        let (rolled, active, end) = {
-            let mut inner = self.lock();
-            let nothing_new = inner.synced_offset == inner.end_offset && inner.unsynced_rolled.is_empty();
-            if nothing_new || inner.broken {
-                return;
-            }
-            (std::mem::take(&mut inner.unsynced_rolled), inner.active().file(), inner.end_offset)
-        };
-        let seal = |(file, marker): &(Arc<File>, PathBuf)| {
-            file.sync_data().and_then(|()| File::create(marker).map(drop))
-        };
-        let result = rolled.iter().try_for_each(seal).and_then(|()| active.sync_data());
-        let mut inner = self.lock();
-        if let Err(error) = result {
-            // After a failed sync the kernel may drop the pages: nothing later proves they are on disk.
-            tracing::error!(dir = %self.dir.display(), %error, "cannot sync; the partition takes no more records until restart");
-            inner.broken = true;
-            drop(inner);
-            self.durable.send_replace(-1);
-            return;
-        }
-        inner.synced_offset = inner.synced_offset.max(end);
-        inner.high_watermark = inner.high_watermark.max(end);
-        let woken = std::mem::take(&mut inner.waiting);
-        drop(inner);
-        self.durable.send_replace(end);
-        wake(woken);
     }
 
     /// Log start, high watermark and log end.
@@ -391,6 +396,11 @@ impl PartitionLog {
     pub fn close(&self) {
         self.sync_now();
     }
+
+    /// Where it lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
 }
 
 impl Inner {
@@ -398,44 +408,11 @@ impl Inner {
         self.segments.last().expect("a log has at least one segment")
     }
 
-    fn append_one(
-        &mut self,
-        dir: &Path,
-        leader_epoch: i32,
-        mut header: BatchHeader,
-        sent: &[u8],
-        now_ms: i64,
-    ) -> io::Result<()> {
-        if self.needs_roll(header.bytes, now_ms) {
-            self.roll(dir)?;
-        }
-        let mut bytes = sent.to_vec();
-        header.base_offset = self.end_offset;
-        header.leader_epoch = leader_epoch;
-        batch::patch(&mut bytes, self.end_offset, leader_epoch);
-        let active = self.segments.last_mut().expect("a log has at least one segment");
-        active.append(&header, &bytes)?;
-        active.first_appended_ms.get_or_insert(now_ms);
-        self.producers.appended(&header, header.base_offset, now_ms);
-        self.end_offset = header.last_offset() + 1;
-        Ok(())
-    }
-
     fn needs_roll(&self, bytes: usize, now_ms: i64) -> bool {
         let active = self.active();
         let full = active.bytes + bytes as u64 > self.config.segment_bytes;
         let old = active.first_appended_ms.is_some_and(|first| now_ms - first >= self.config.segment_ms);
         active.bytes > 0 && (full || old)
-    }
-
-    /// Begins a new segment; the one before is synced by the next [`PartitionLog::sync_now`].
-    fn roll(&mut self, dir: &Path) -> io::Result<()> {
-        let next = Segment::open(dir, self.end_offset)?;
-        sync_dir(dir)?;
-        let rolled = self.active();
-        self.unsynced_rolled.push((rolled.file(), rolled.path().with_extension("sealed")));
-        self.segments.push(next);
-        Ok(())
     }
 
     /// Shows everything written; returns whom to wake.
@@ -449,25 +426,17 @@ fn wake(waiting: Vec<Weak<Notify>>) {
     waiting.iter().filter_map(Weak::upgrade).for_each(|waiter| waiter.notify_one());
 }
 
-/// Base offsets of the segments in `dir`, rising.
-fn segment_bases(dir: &Path) -> io::Result<Vec<i64>> {
-    let mut bases = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let base = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".log"))
-            .and_then(|base| base.parse::<i64>().ok());
-        bases.extend(base);
+/// For fuzzing: looks into any bytes as into a producer's batch, with a checksum made right.
+#[cfg(fuzzing)]
+pub fn look_into_batch(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() >= batch::HEADER_BYTES {
+        let crc = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     }
-    bases.sort_unstable();
-    Ok(bases)
-}
-
-/// Makes the names in `dir` durable.
-///
-/// # Errors
-/// What the file system says.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    if let Ok(batch) = batch::sole(&bytes, i16::MAX)
+        && let Ok(header) = batch::check(batch, usize::MAX)
+    {
+        let _ = body::check(batch, &header);
+    }
 }

@@ -1,16 +1,15 @@
 //! Reading a partition: whole batches from an offset, and the offset for a time.
 
 use super::PartitionLog;
-use super::batch::{BatchHeader, is_intact};
+use super::batch::{BatchHeader, HEADER_BYTES, is_intact};
+use super::body;
 use super::buffers::Buffers;
-use super::segment::{header_at, read_exact};
+use super::index::{Place, Wanted};
+use super::segment::{Part, Span, behind, damaged, header_at, read_exact};
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
-use kafka_protocol::records::RecordBatchDecoder;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 /// What a read gives.
 #[derive(Debug, Clone, Default)]
@@ -23,21 +22,15 @@ pub struct Read {
     pub high_watermark: i64,
 }
 
-/// One segment's part in a read, taken under the lock and used outside it.
-struct Span {
-    file: Arc<File>,
-    position: u64,
-    end: u64,
-}
-
 impl PartitionLog {
     /// Reads whole batches from `offset`, at most `bytes_max` unless the first alone is larger.
     ///
     /// # Errors
-    /// `OFFSET_OUT_OF_RANGE`; `CORRUPT_MESSAGE` for a batch whose checksum is wrong on disk;
+    /// `OFFSET_OUT_OF_RANGE`; `CORRUPT_MESSAGE` for a batch that is damaged on disk;
     /// `KAFKA_STORAGE_ERROR` when the disk refuses.
     pub fn read(&self, offset: i64, bytes_max: usize, one_at_least: bool) -> Result<Read, ResponseError> {
-        let (start_offset, high_watermark, spans) = {
+        let wanted = Wanted::Offset(offset);
+        let (start_offset, high_watermark, parts) = {
             let inner = self.lock();
             if offset < inner.start_offset || offset > inner.end_offset {
                 return Err(ResponseError::OffsetOutOfRange);
@@ -45,36 +38,37 @@ impl PartitionLog {
             let at =
                 inner.segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1);
             // The one behind it too: where a damaged segment was cut short, offsets go on there.
-            let spans: Vec<Span> = inner.segments[at..]
-                .iter()
-                .filter(|segment| segment.bytes > 0)
-                .take(2)
-                .map(|segment| Span {
-                    file: segment.file(),
-                    position: segment.place_of(offset).position,
-                    end: segment.bytes,
-                })
-                .collect();
-            (inner.start_offset, inner.high_watermark, spans)
+            let full = inner.segments[at..].iter().filter(|segment| segment.bytes > 0);
+            let parts: Vec<Part> = full.take(2).map(|segment| segment.part(wanted)).collect();
+            (inner.start_offset, inner.high_watermark, parts)
         };
         let limits = Limits { from: offset, to: high_watermark, bytes_max, one_at_least };
-        for span in spans {
+        for part in parts {
             if offset >= high_watermark {
                 break;
             }
-            match read_span(&span, limits, &self.context.buffers) {
+            let read = part
+                .open(wanted, &self.context.open_segments)
+                .and_then(|span| read_span(&span, limits, &self.context.buffers));
+            match read {
                 Ok(None) => {}
                 Ok(Some(records)) => return Ok(Read { records, start_offset, high_watermark }),
-                Err(error) => {
-                    tracing::error!(dir = %self.dir.display(), offset, position = span.position, %error, "cannot read");
-                    return Err(match error.kind() {
-                        io::ErrorKind::InvalidData => ResponseError::CorruptMessage,
-                        _ => ResponseError::KafkaStorageError,
-                    });
-                }
+                Err(error) => return Err(self.cannot_read(offset, &error)),
             }
         }
         Ok(Read { records: Bytes::new(), start_offset, high_watermark })
+    }
+
+    fn cannot_read(&self, offset: i64, error: &io::Error) -> ResponseError {
+        // Retention may have removed the segment between the look at it and the opening of it.
+        if error.kind() == io::ErrorKind::NotFound && offset < self.offsets().0 {
+            return ResponseError::OffsetOutOfRange;
+        }
+        tracing::error!(dir = %self.dir.display(), offset, %error, "cannot read");
+        match error.kind() {
+            io::ErrorKind::InvalidData => ResponseError::CorruptMessage,
+            _ => ResponseError::KafkaStorageError,
+        }
     }
 
     /// The first record with this timestamp or later: (timestamp, offset).
@@ -82,23 +76,26 @@ impl PartitionLog {
     /// # Errors
     /// `KAFKA_STORAGE_ERROR` or `CORRUPT_MESSAGE` when the disk or a batch is bad.
     pub fn offset_for_time(&self, timestamp: i64) -> Result<Option<(i64, i64)>, ResponseError> {
-        let (spans, start_offset, high_watermark) = {
+        let wanted = Wanted::Time(timestamp);
+        let (parts, start_offset, high_watermark) = {
             let inner = self.lock();
             let later = inner.segments.iter().filter(|segment| segment.max_timestamp >= timestamp);
-            let spans: Vec<Span> = later
-                .map(|segment| Span {
-                    file: segment.file(),
-                    position: segment.place_of_time(timestamp).position,
-                    end: segment.bytes,
-                })
-                .collect();
-            (spans, inner.start_offset, inner.high_watermark)
+            let parts: Vec<Part> = later.map(|segment| segment.part(wanted)).collect();
+            (parts, inner.start_offset, inner.high_watermark)
         };
-        for span in spans {
-            let found =
-                find_time(&span, timestamp, start_offset).map_err(|_| ResponseError::KafkaStorageError)?;
-            if let Some((time, offset)) = found {
-                return Ok((offset < high_watermark).then_some((time, offset)));
+        for part in parts {
+            let found = part
+                .open(wanted, &self.context.open_segments)
+                .and_then(|span| find_time(&span, timestamp, start_offset))
+                .map_err(|error| self.cannot_read(start_offset, &error));
+            match found {
+                Ok(None) => {}
+                Ok(Some((time, offset))) => {
+                    return Ok((offset < high_watermark).then_some((time, offset)));
+                }
+                // Retention went on meanwhile: what it left is looked through.
+                Err(ResponseError::OffsetOutOfRange) => return self.offset_for_time(timestamp),
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -125,63 +122,78 @@ struct Limits {
 /// Reads the batches of `span` that hold offsets of `limits`, each checked by its checksum; none
 /// when the span ends before them.
 fn read_span(span: &Span, limits: Limits, buffers: &Buffers) -> io::Result<Option<Bytes>> {
-    let mut position = span.position;
-    loop {
-        match header_at(&span.file, position, span.end)? {
-            Some(header) if header.last_offset() >= limits.from => break,
-            Some(header) => position += header.bytes as u64,
+    let mut at = span.from;
+    let first = loop {
+        match header_at(&span.file, at, span.end)? {
+            Some(header) if header.last_offset() >= limits.from => break header,
+            Some(header) => at = behind(at, &header),
             None => return Ok(None),
         }
-    }
-    let available = usize::try_from(span.end - position).unwrap_or(usize::MAX);
+    };
+    let available = usize::try_from(span.end - at.position).unwrap_or(usize::MAX);
     let mut buffer = buffers.take(available.min(limits.bytes_max));
-    span.file.read_exact_at(buffer.bytes_mut(), position)?;
-    let whole = whole_batches(buffer.as_ref(), limits.to)?;
+    span.file.read_exact_at(buffer.bytes_mut(), at.position)?;
+    let whole = whole_batches(buffer.as_ref(), at, limits.to)?;
     if whole > 0 || !limits.one_at_least {
         return Ok(Some(buffer.share(whole)));
     }
-    match header_at(&span.file, position, span.end)? {
-        Some(header) if header.last_offset() < limits.to => {
-            let first = read_exact(&span.file, position, header.bytes)?;
-            whole_batches(&first, limits.to)?;
-            Ok(Some(first.into()))
-        }
-        _ => Ok(Some(Bytes::new())),
+    if first.base_offset >= limits.to {
+        return Ok(Some(Bytes::new()));
     }
+    let alone = read_exact(&span.file, at.position, first.bytes)?;
+    whole_batches(&alone, at, limits.to)?;
+    Ok(Some(alone.into()))
 }
 
-/// How many bytes of `buffer` are whole, intact batches below `to`.
-fn whole_batches(buffer: &[u8], to: i64) -> io::Result<usize> {
+/// How many bytes of `buffer`, which begins at `at`, are whole and intact batches below `to`.
+///
+/// # Errors
+/// `InvalidData` when the first one is damaged; those before a damaged one are handed out.
+fn whole_batches(buffer: &[u8], mut at: Place, to: i64) -> io::Result<usize> {
     let mut taken = 0;
-    while let Some(header) = BatchHeader::parse(&buffer[taken..]) {
+    while buffer.len() - taken >= HEADER_BYTES {
         let rest = &buffer[taken..];
-        if header.bytes > rest.len() || header.last_offset() >= to {
+        let header = BatchHeader::parse(rest).filter(|header| header.base_offset == at.offset);
+        let is_cut = header.is_some_and(|header| header.bytes > rest.len());
+        // Only whole batches are shown: one that begins below the high watermark ends there, too.
+        let is_hidden = header.is_some_and(|header| header.base_offset >= to);
+        if is_cut || is_hidden {
             break;
         }
-        if !is_intact(&header, &rest[..header.bytes]) {
-            let what = format!("the batch at offset {} has a wrong checksum on disk", header.base_offset);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
+        let Some(header) = header.filter(|header| is_intact(header, &rest[..header.bytes])) else {
+            return if taken > 0 { Ok(taken) } else { Err(damaged(at)) };
+        };
         taken += header.bytes;
+        at = behind(at, &header);
     }
     Ok(taken)
 }
 
 /// Looks for the first record of `timestamp` or later, inside compressed batches too.
 fn find_time(span: &Span, timestamp: i64, start_offset: i64) -> io::Result<Option<(i64, i64)>> {
-    let mut position = span.position;
-    while let Some(header) = header_at(&span.file, position, span.end)? {
+    let mut at = span.from;
+    while let Some(header) = header_at(&span.file, at, span.end)? {
         if header.max_timestamp >= timestamp && header.last_offset() >= start_offset {
-            let mut batch = Bytes::from(read_exact(&span.file, position, header.bytes)?);
-            let decoded = RecordBatchDecoder::decode(&mut batch)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            let mut records = decoded.records.iter();
-            let found = records.find(|record| record.timestamp >= timestamp && record.offset >= start_offset);
-            if let Some(record) = found {
-                return Ok(Some((record.timestamp, record.offset)));
+            let batch = read_exact(&span.file, at.position, header.bytes)?;
+            if !is_intact(&header, &batch) {
+                return Err(damaged(at));
+            }
+            let offset_of = |delta: i32| header.base_offset.saturating_add(i64::from(delta));
+            let found = body::find(&batch, &header, |record| {
+                record.timestamp >= timestamp && offset_of(record.offset_delta) >= start_offset
+            });
+            match found {
+                Ok(None) => {}
+                Ok(Some(record)) => return Ok(Some((record.timestamp, offset_of(record.offset_delta)))),
+                Err(error) => {
+                    // Taken in by an earlier version, which did not look inside. Whoever begins where
+                    // the batch does misses nothing.
+                    tracing::warn!(offset = header.base_offset, %error, "a batch that cannot be read stands in the log");
+                    return Ok(Some((header.max_timestamp, header.base_offset.max(start_offset))));
+                }
             }
         }
-        position += header.bytes as u64;
+        at = behind(at, &header);
     }
     Ok(None)
 }

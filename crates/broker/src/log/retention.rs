@@ -1,6 +1,8 @@
 //! Forgetting: whole segments by age and size, and records below a given offset.
 
-use super::{PartitionLog, sync_dir};
+use super::segment::Segment;
+use super::{OpenSegments, PartitionLog};
+use crate::disk::sync_dir;
 use kafka_protocol::ResponseError;
 use std::io;
 use std::path::Path;
@@ -52,31 +54,38 @@ impl PartitionLog {
                 ResponseError::KafkaStorageError
             })?;
             inner.start_offset = to;
-            inner.drop_segments_before(to);
+            inner.drop_segments_before(to, &self.context.open_segments);
         }
         Ok(inner.start_offset)
     }
 
-    /// Forgets whole segments that are too old or too much; never the one written to.
+    /// Forgets whole segments that are too old or too much. The one written to is among them once all
+    /// of it is too old: another is begun behind it first, as Apache Kafka does.
     pub fn apply_retention(&self, now_ms: i64, producers_keep_ms: i64) {
         let mut inner = self.lock();
         inner.producers.forget_before(now_ms - producers_keep_ms);
-        let (keep_ms, keep_bytes) = (inner.config.retention_ms, inner.config.retention_bytes);
-        if !inner.config.deletes_by_retention {
+        if !inner.config.deletes_by_retention || inner.broken {
             return;
         }
+        let (keep_ms, keep_bytes) = (inner.config.retention_ms, inner.config.retention_bytes);
         let mut bytes: u64 = inner.segments.iter().map(|segment| segment.bytes).sum();
         let mut start = inner.start_offset;
-        for pair in inner.segments.windows(2) {
-            let (oldest, next) = (&pair[0], &pair[1]);
-            let too_old =
-                keep_ms >= 0 && oldest.max_timestamp >= 0 && now_ms - oldest.max_timestamp > keep_ms;
+        for (at, oldest) in inner.segments.iter().enumerate() {
+            let too_old = keep_ms >= 0 && latest_ms(oldest).is_some_and(|latest| now_ms - latest > keep_ms);
             let too_much = u64::try_from(keep_bytes).is_ok_and(|keep| bytes - oldest.bytes >= keep);
-            if !(too_old || too_much) || next.base_offset > inner.high_watermark {
+            let end = inner.segments.get(at + 1).map_or(inner.end_offset, |next| next.base_offset);
+            if oldest.bytes == 0 || !(too_old || too_much) || end > inner.high_watermark {
                 break;
             }
             bytes -= oldest.bytes;
-            start = start.max(next.base_offset);
+            start = start.max(end);
+        }
+        if start > inner.start_offset && start == inner.end_offset && inner.active().bytes > 0 {
+            let before = inner.segments.len();
+            // An error has been said, and a segment that could not be begun was: the old one stays then.
+            if self.roll_or_go_on(&mut inner).is_err() || inner.segments.len() == before {
+                start = start.max(inner.start_offset).min(inner.active().base_offset);
+            }
         }
         if start > inner.start_offset {
             tracing::info!(dir = %self.dir.display(), from = inner.start_offset, to = start, "retention forgets records");
@@ -85,33 +94,31 @@ impl PartitionLog {
                 return;
             }
             inner.start_offset = start;
-            inner.drop_segments_before(start);
+            inner.drop_segments_before(start, &self.context.open_segments);
         }
     }
 }
 
+/// The time of a segment's latest record; of its last write when its records bring no time.
+fn latest_ms(segment: &Segment) -> Option<i64> {
+    if segment.max_timestamp >= 0 { Some(segment.max_timestamp) } else { segment.modified_ms() }
+}
+
 impl super::Inner {
-    fn drop_segments_before(&mut self, offset: i64) {
+    fn drop_segments_before(&mut self, offset: i64, open_segments: &OpenSegments) {
         while self.segments.len() > 1 && self.segments[1].base_offset <= offset {
             let gone = self.segments.remove(0);
+            open_segments.forget(gone.path());
             // Should the file stay, the log start that was written down still hides it.
-            if let Err(error) =
-                gone.remove().and_then(|()| remove_if_there(&gone.path().with_extension("sealed")))
-            {
+            if let Err(error) = gone.remove() {
                 tracing::warn!(file = %gone.path().display(), %error, "cannot remove a forgotten segment");
             }
         }
+        self.unsealed = self.segments.iter().filter(|segment| segment.is_rolled_and_open()).count();
         self.epochs.retain({
             let mut behind =
                 self.epochs.iter().skip(1).map(|start| start.offset).collect::<Vec<_>>().into_iter();
             move |_| behind.next().is_none_or(|next| next > offset)
         });
-    }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

@@ -3,8 +3,9 @@
 use super::batch::tests::batch;
 use super::buffers::Buffers;
 use super::flusher::Flusher;
-use super::{FlushPolicy, LogContext, OnDamage, PartitionLog};
+use super::{FlushPolicy, LogContext, OnDamage, OpenSegments, PartitionLog};
 use crate::config::TopicConfig;
+use crate::trouble::Troubles;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +20,11 @@ fn open(dir: &std::path::Path, flusher: &Flusher, settings: &[(&str, &str)]) -> 
         leader_epoch: 0,
         on_damage: OnDamage::Refuse,
         buffers: Buffers::default(),
+        open_segments: OpenSegments::default(),
+        troubles: Troubles::default(),
     };
     let config = Arc::new(TopicConfig::from_set(&settings));
-    Arc::new(PartitionLog::open(&dir.join("0"), config, context).unwrap())
+    Arc::new(PartitionLog::create(&dir.join("0"), config, context).unwrap())
 }
 
 #[test]

@@ -4,52 +4,63 @@ use super::batch::BatchHeader;
 use super::batch::tests::batch;
 use super::buffers::Buffers;
 use super::flusher::Flusher;
-use super::{FlushPolicy, LogContext, LogError, OnDamage, PartitionLog};
+use super::{FlushPolicy, LogContext, LogError, OnDamage, OpenSegments, PartitionLog};
 use crate::config::TopicConfig;
+use crate::trouble::Troubles;
 use kafka_protocol::ResponseError;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const NOBODY: (i64, i16, i32) = (-1, -1, -1);
+pub(super) const NOBODY: (i64, i16, i32) = (-1, -1, -1);
 /// Two batches of one record with ten bytes of payload fit a segment.
-const SMALL: &[(&str, &str)] = &[("segment.bytes", "150")];
+pub(super) const SMALL: &[(&str, &str)] = &[("segment.bytes", "170")];
 
 /// How a log is opened.
 #[derive(Clone, Copy)]
-struct Opening<'a> {
-    dir: &'a Path,
-    settings: &'a [(&'a str, &'a str)],
-    epoch: i32,
-    on_damage: OnDamage,
+pub(super) struct Opening<'a> {
+    pub dir: &'a Path,
+    pub settings: &'a [(&'a str, &'a str)],
+    pub epoch: i32,
+    pub on_damage: OnDamage,
 }
 
 impl<'a> Opening<'a> {
-    fn of(dir: &'a tempfile::TempDir) -> Self {
+    pub fn of(dir: &'a tempfile::TempDir) -> Self {
         Self { dir: dir.path(), settings: &[], epoch: 0, on_damage: OnDamage::Refuse }
     }
 
-    fn try_open(self) -> Result<Arc<PartitionLog>, LogError> {
-        let settings: BTreeMap<String, String> =
-            self.settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let context = LogContext {
+    pub fn context(self) -> LogContext {
+        LogContext {
             // Its threads are not started: these tests sync by hand.
             flusher: Flusher::default(),
             flush: FlushPolicy::Always,
             leader_epoch: self.epoch,
             on_damage: self.on_damage,
             buffers: Buffers::default(),
-        };
-        let config = Arc::new(TopicConfig::from_set(&settings));
-        PartitionLog::open(&self.dir.join("0"), config, context).map(Arc::new)
+            open_segments: OpenSegments::default(),
+            troubles: Troubles::default(),
+        }
     }
 
-    fn open(self) -> Arc<PartitionLog> {
+    pub fn config(settings: &[(&str, &str)]) -> Arc<TopicConfig> {
+        let settings: BTreeMap<String, String> =
+            settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Arc::new(TopicConfig::from_set(&settings))
+    }
+
+    pub fn try_open(self) -> Result<Arc<PartitionLog>, LogError> {
+        let dir = self.dir.join("0");
+        let open = if dir.exists() { PartitionLog::open } else { PartitionLog::create };
+        open(&dir, Self::config(self.settings), self.context()).map(Arc::new)
+    }
+
+    pub fn open(self) -> Arc<PartitionLog> {
         self.try_open().unwrap()
     }
 
-    fn segments(self) -> Vec<PathBuf> {
+    pub fn segments(self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = std::fs::read_dir(self.dir.join("0"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -61,7 +72,7 @@ impl<'a> Opening<'a> {
 }
 
 /// Appends `count` batches of one record each.
-fn fill(log: &Arc<PartitionLog>, count: usize) {
+pub(super) fn fill(log: &Arc<PartitionLog>, count: usize) {
     for n in 0..count {
         log.append(&batch(1, NOBODY, format!("{n:010}").as_bytes()), 1_000).unwrap();
     }
@@ -69,7 +80,7 @@ fn fill(log: &Arc<PartitionLog>, count: usize) {
 }
 
 /// The base offsets of everything readable from `offset` on.
-fn readable(log: &PartitionLog, offset: i64) -> Vec<i64> {
+pub(super) fn readable(log: &PartitionLog, offset: i64) -> Vec<i64> {
     let mut at = offset;
     let mut bases = Vec::new();
     loop {
@@ -198,7 +209,9 @@ fn a_damaged_batch_in_a_sealed_segment_is_never_handed_out() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     let log = opening.open();
-    let error = log.read(0, 1 << 20, true).unwrap_err();
+    let sound = log.read(0, 1 << 20, true).unwrap().records;
+    assert_eq!(BatchHeader::parse(&sound).map(|header| header.bytes), Some(sound.len()), "the first alone");
+    let error = log.read(1, 1 << 20, true).unwrap_err();
     assert_eq!(error, ResponseError::CorruptMessage);
     assert_eq!(readable(&log, 2), [2, 3], "what is sound is served");
 }
@@ -248,25 +261,28 @@ fn records_are_shown_only_when_they_are_durable() {
 #[test]
 fn retention_forgets_whole_segments_and_remembers_that_it_did() {
     let dir = tempfile::tempdir().unwrap();
-    let settings: &[(&str, &str)] = &[("segment.bytes", "150"), ("retention.ms", "5000")];
+    let settings: &[(&str, &str)] = &[("segment.bytes", "170"), ("retention.ms", "5000")];
     let opening = Opening { settings, ..Opening::of(&dir) };
     let log = opening.open();
     fill(&log, 7);
     log.apply_retention(2_000 + 5_000, i64::MAX / 2);
     assert_eq!(log.offsets().0, 0, "not older than that yet");
     log.apply_retention(2_000 + 5_001, i64::MAX / 2);
-    assert_eq!(log.offsets(), (6, 7, 7), "all but the segment written to");
+    assert_eq!(log.offsets(), (7, 7, 7), "the segment written to as well");
     assert_eq!(opening.segments().len(), 1);
-    assert_eq!(log.read(5, 100, true).unwrap_err(), ResponseError::OffsetOutOfRange);
+    assert_eq!(log.read(6, 100, true).unwrap_err(), ResponseError::OffsetOutOfRange);
     drop(log);
-    assert_eq!(opening.open().offsets(), (6, 7, 7));
+    let log = opening.open();
+    assert_eq!(log.offsets(), (7, 7, 7));
+    fill(&log, 1);
+    assert_eq!(readable(&log, 7), [7]);
 }
 
 #[test]
 fn retention_by_size_keeps_at_least_the_size() {
     let dir = tempfile::tempdir().unwrap();
     let settings: &[(&str, &str)] =
-        &[("segment.bytes", "150"), ("retention.ms", "-1"), ("retention.bytes", "300")];
+        &[("segment.bytes", "170"), ("retention.ms", "-1"), ("retention.bytes", "300")];
     let opening = Opening { settings, ..Opening::of(&dir) };
     let log = opening.open();
     fill(&log, 9);

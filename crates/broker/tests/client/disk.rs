@@ -31,6 +31,13 @@ fn embedded_a_full_disk_refuses_records_and_commits_and_loses_none() {
     let acknowledged: Vec<i64> = deliveries.iter().filter_map(|d| d.ok()).map(|(_, at)| at).collect();
     assert!((100..300).contains(&acknowledged.len()), "{} of 400 acknowledged", acknowledged.len());
     assert_eq!(producer.send("t", 1, &["another file has room"]), [0]);
+    let refused = crate::batches::produce(
+        &mut Wire::connect(&address),
+        "t",
+        crate::batches::batch(1, 0, &crate::batches::record(&[7; 20_000])),
+    );
+    let why = refused.error_message.map(|why| why.to_string()).unwrap_or_default();
+    assert!(why.contains("disk is full"), "error {}: {why:?}", refused.error_code);
 
     let mut wire = Wire::to_coordinator(&address, "g");
     let metadata = "m".repeat(4000);

@@ -1,10 +1,13 @@
 //! Committed offsets: kept, fenced, fetched in every way clients ask for them.
 
-use kafka_protocol::messages::OffsetFetchRequest;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::{OffsetCommitRequest, OffsetFetchRequest};
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::support::{Admin, Group, Producer, Target, eventually, places};
+use crate::support::{Admin, Group, Producer, Target, embedded_broker, eventually, places};
 use crate::wire::{Committer, Wire, group_id, topic_name};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -195,4 +198,29 @@ fn a_member_commits_between_rebalances_and_its_successor_goes_on_there() {
     Producer::new(target.bootstrap(), &[]).fill(&topic, 2, 5);
     let taken = second.read(5);
     assert!(taken.iter().all(|r| r.offset >= 50), "{taken:?}");
+}
+
+#[test]
+fn embedded_a_commit_that_would_take_far_more_room_than_its_request_is_refused() {
+    const INVALID_COMMIT_OFFSET_SIZE: i16 = 28;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = embedded_broker(dir.path(), None);
+    let address = broker.addr().to_string();
+    Admin::new(&address).create("t", 1, &[]).unwrap();
+    // Apache Kafka refuses it with UNKNOWN_SERVER_ERROR. The group's name stands with every offset: 60 KB of entries would be 60 MB on disk.
+    let group = "n".repeat(20_000);
+    let mut wire = Wire::to_coordinator(&address, &group);
+    let entry = OffsetCommitRequestPartition::default().with_committed_offset(1);
+    let topic =
+        OffsetCommitRequestTopic::default().with_name(topic_name("t")).with_partitions(vec![entry; 3_000]);
+    let request = OffsetCommitRequest::default()
+        .with_group_id(group_id(&group))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    let answer = wire.ask(8, &request);
+    let codes: Vec<i16> = answer.topics[0].partitions.iter().map(|p| p.error_code).collect();
+    assert!(codes.iter().all(|code| *code == INVALID_COMMIT_OFFSET_SIZE), "{:?}", codes[0]);
+    let mut one = request;
+    one.topics[0].partitions.truncate(1);
+    assert_eq!(wire.ask(8, &one).topics[0].partitions[0].error_code, 0);
 }

@@ -12,14 +12,18 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod batches;
 mod consume;
+mod descriptors;
 mod disk;
 mod embedded;
 mod faults;
 mod group_offsets;
 mod group_tools;
+mod hostile;
 mod kcat;
 mod kill;
+mod one_node;
 mod produce;
 mod rebalance;
 mod support;

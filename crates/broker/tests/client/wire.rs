@@ -56,6 +56,17 @@ impl Wire {
         wire
     }
 
+    /// A connection to the leader of the topic's partition 0.
+    pub fn to_leader(bootstrap: &str, name: &str) -> Self {
+        let topic = metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let request =
+            MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false);
+        let answer = Self::connect(bootstrap).ask(12, &request);
+        let leader = answer.topics[0].partitions[0].leader_id;
+        let broker = answer.brokers.iter().find(|broker| broker.node_id == leader).expect("it has a leader");
+        Self::connect(&format!("{}:{}", broker.host.as_str(), broker.port))
+    }
+
     pub fn ask<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
         self.send(version, request);
         self.receive::<R>(version)
@@ -99,6 +110,11 @@ impl Wire {
         let response = R::Response::decode(&mut body, version).unwrap();
         assert!(body.is_empty(), "{} bytes left over", body.len());
         response
+    }
+
+    /// Whether the broker ends the connection without an answer.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0))
     }
 
     /// The topic's id and the leader epoch of partition 0, or the topic's error.

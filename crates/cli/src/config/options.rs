@@ -292,6 +292,16 @@ impl Settings {
         self.millis("broker.producer_id_expiration_ms", &mut o.producer_id_expiration);
         self.whole("broker.request_bytes_max", &mut o.request_bytes_max)?;
         self.whole("broker.connections_max", &mut o.connections_max)?;
+        self.whole("broker.connections_per_address_max", &mut o.connections_per_address_max)?;
+        self.millis("broker.idle_timeout_ms", &mut o.idle_timeout);
+        self.millis("broker.first_request_timeout_ms", &mut o.first_request_timeout);
+        self.millis("broker.transfer_timeout_ms", &mut o.transfer_timeout);
+        self.whole("broker.node_id", &mut o.node_id)?;
+        self.whole("broker.held_bytes_max", &mut o.held_bytes_max)?;
+        self.millis("broker.group_session_timeout_min_ms", &mut o.groups.session_timeout_min);
+        if let Some(text) = self.text("broker.advertise").filter(|text| !text.is_empty()) {
+            o.advertise = Some(text.parse().map_err(|why: String| self.refused("broker", why))?);
+        }
         self.whole("broker.sync_threads", &mut o.sync_threads)?;
         Ok(o)
     }

@@ -50,3 +50,21 @@ fn embedded_a_directory_serves_one_broker_and_an_address_too() {
         .expect(2, &["--listen nonsense", "HOST:PORT"]);
     home.run(["broker", "--dir", "other", "--flush", "sometimes"]).expect(2, &["always"]);
 }
+
+#[test]
+fn embedded_other_machines_are_let_in_only_by_an_explicit_word() {
+    let home = Home::empty();
+    for all in ["0.0.0.0:0", "[::]:0"] {
+        home.run(["broker", "--dir", "data", "--listen", all]).expect(2, &["--listen", "--allow-remote"]);
+    }
+    let mut open = home.start("open", ["broker", "--dir", "data", "--listen", "0.0.0.0:0", "--allow-remote"]);
+    assert!(open.line().starts_with("0.0.0.0:"));
+    open.stop("TERM").expect(0, &["no password"]);
+}
+
+#[test]
+fn embedded_an_advertised_address_that_is_none_is_refused_by_name() {
+    let home = Home::empty();
+    home.run(["broker", "--dir", "data", "--listen", "127.0.0.1:0", "--advertise", "http://x"])
+        .expect(2, &["http://x", "HOST:PORT"]);
+}

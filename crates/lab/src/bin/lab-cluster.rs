@@ -1,4 +1,4 @@
-//! Starts Apache Kafka for one command: `lab-cluster run [--nodes N] [--secure] -- COMMAND…`, `lab-cluster fetch`.
+//! Starts Apache Kafka for one command: `lab-cluster run [--nodes N] [--secure] [--set KEY=VALUE]… -- COMMAND…`, `lab-cluster fetch`.
 //!
 //! The command finds the cluster in `HOMING_TEST_BOOTSTRAP`; with `--secure` also the folder of `ca.pem`, `client.pem`
 //! and `client.key` in `HOMING_TEST_CERTS`, and the other listeners in
@@ -13,7 +13,8 @@ use homing_lab::process::spawn_bound;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "usage: lab-cluster run [--nodes N] [--secure] -- COMMAND…\n       lab-cluster fetch";
+const USAGE: &str =
+    "usage: lab-cluster run [--nodes N] [--secure] [--set KEY=VALUE]… -- COMMAND…\n       lab-cluster fetch";
 
 enum Wanted {
     Fetch,
@@ -57,6 +58,11 @@ fn parse(args: &[String]) -> Result<Wanted, String> {
                 options.nodes = nodes.ok_or("--nodes wants a number")?;
             }
             "--secure" => options.secure = true,
+            "--set" => {
+                let setting = args.next().and_then(|setting| setting.split_once('='));
+                let (key, value) = setting.ok_or("--set wants KEY=VALUE of server.properties")?;
+                options.settings.insert(key.to_owned(), value.to_owned());
+            }
             "--" => break,
             other => return Err(format!("unknown argument {other}")),
         }

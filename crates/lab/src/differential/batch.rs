@@ -5,6 +5,9 @@ use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEnc
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Bytes of a batch before its records.
+const HEAD_BYTES: usize = 61;
+
 /// What is produced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
@@ -33,9 +36,17 @@ pub enum Flaw {
     TransactionalFlag,
     BaseOffset,
     Future,
+    /// A header alone that claims 2^31-1 records.
+    Claims,
+    /// More records than it says.
+    More,
+    /// Fewer.
+    Fewer,
+    /// Says that it is gzip, and is not.
+    NotGzip,
 }
 
-pub const FLAWS: [Flaw; 12] = [
+pub const FLAWS: [Flaw; 16] = [
     Flaw::Checksum,
     Flaw::CutShort,
     Flaw::Magic,
@@ -48,6 +59,10 @@ pub const FLAWS: [Flaw; 12] = [
     Flaw::TransactionalFlag,
     Flaw::BaseOffset,
     Flaw::Future,
+    Flaw::Claims,
+    Flaw::More,
+    Flaw::Fewer,
+    Flaw::NotGzip,
 ];
 
 /// The moment that timestamps of a run are counted from, in ms: its beginning, as brokers refuse a far future.
@@ -122,6 +137,14 @@ impl Flaw {
             Self::BaseOffset => bytes[7] = 3,
             Self::Future => [27, 35].into_iter().for_each(|at| bytes[at] ^= 0x40),
             Self::Length => bytes[8..12].copy_from_slice(&20_i32.to_be_bytes()),
+            Self::Claims => {
+                bytes.truncate(HEAD_BYTES);
+                bytes[8..12].copy_from_slice(&49_i32.to_be_bytes());
+                says(&mut bytes, i32::MAX);
+            }
+            Self::More => says(&mut bytes, 2),
+            Self::Fewer => says(&mut bytes, 4),
+            Self::NotGzip => bytes[21..23].copy_from_slice(&1_i16.to_be_bytes()),
         }
         let is_behind = [
             Self::Count,
@@ -130,6 +153,10 @@ impl Flaw {
             Self::ControlFlag,
             Self::TransactionalFlag,
             Self::Future,
+            Self::Claims,
+            Self::More,
+            Self::Fewer,
+            Self::NotGzip,
         ];
         if is_behind.contains(&self) {
             let checksum = crc32c::crc32c(&bytes[21..]);
@@ -139,11 +166,16 @@ impl Flaw {
     }
 }
 
+/// Has a header say that so many records follow.
+fn says(bytes: &mut BytesMut, records: i32) {
+    bytes[23..27].copy_from_slice(&(records - 1).to_be_bytes());
+    bytes[57..61].copy_from_slice(&records.to_be_bytes());
+}
+
 /// What lies in a records field, as far as both brokers must agree: each whole batch's offsets, codec and producer.
 pub fn describe(mut bytes: &[u8]) -> String {
-    const HEAD: usize = 61;
     let mut out = Vec::new();
-    while bytes.len() >= HEAD {
+    while bytes.len() >= HEAD_BYTES {
         let number = |at: usize| i32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let base = i64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
         let Some(end) = usize::try_from(number(8)).ok().map(|length| 12 + length) else { break };

@@ -19,7 +19,7 @@ const UNKNOWN_SERVER_ERROR: i16 = -1;
 pub enum Known {
     /// Several things are wrong with one request, and each side names another one first.
     NamesAnotherFault,
-    /// Kafka stumbles over an operation on settings, or a compression, that does not exist.
+    /// Kafka stumbles over an operation on settings, or a compression, that does not exist or is none.
     NoCodeOfItsOwn,
     /// A group in which nobody ever was: kept for a while by one side.
     UntouchedGroup,
@@ -43,7 +43,7 @@ pub fn known(op: &Op, ours: &str, theirs: &str) -> Option<Known> {
         {
             Some(Known::NoCodeOfItsOwn)
         }
-        Op::Produce { batch: Batch::Broken(Flaw::Attributes), .. }
+        Op::Produce { batch: Batch::Broken(Flaw::Attributes | Flaw::NotGzip), .. }
             if matches!(mine[..], [INVALID_RECORD | INVALID_REQUIRED_ACKS])
                 && other == [UNKNOWN_SERVER_ERROR] =>
         {

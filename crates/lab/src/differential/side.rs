@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest,
+    ApiKey, ApiVersionsRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest,
     JoinGroupRequest, RequestHeader, ResponseHeader, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
@@ -163,8 +163,10 @@ impl Side {
     #[must_use]
     pub fn version<R: Request>(&self, at: u8) -> i16 {
         let range = self.versions.get(&R::KEY).unwrap_or_else(|| panic!("API {} is offered by both", R::KEY));
-        let steps = i32::from(*range.end() - *range.start()) + 1;
-        *range.start() + i16::try_from(i32::from(at) * steps / 256).expect("below the number of versions")
+        // Both advertise Produce from 0 and answer it from 3 (KAFKA-18659).
+        let first = if R::KEY == ApiKey::Produce as i16 { 3.max(*range.start()) } else { *range.start() };
+        let steps = i32::from(*range.end() - first) + 1;
+        first + i16::try_from(i32::from(at) * steps / 256).expect("below the number of versions")
     }
 
     fn stream(&mut self) -> io::Result<&mut TcpStream> {

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use bytes::{Buf, BufMut, Bytes};
 
 use super::Entry;
+use crate::disk::Directory;
 
 const MAGIC: &[u8; 4] = b"HJ01";
 const HEADER_BYTES: usize = 12;
 const DELETED: u32 = u32::MAX;
 /// No append is near this; a longer length field is damage.
-const BODY_BYTES_MAX: usize = 256 << 20;
+pub(super) const BODY_BYTES_MAX: usize = 256 << 20;
 /// Entries of one frame when the file is rewritten.
 const COMPACTED_FRAME_ENTRIES: usize = 256;
 
@@ -93,7 +94,7 @@ fn take(body: &mut Bytes, length: usize) -> Option<Bytes> {
 }
 
 /// Reads the file back, repairs it, and opens it for appending at the length returned.
-pub(super) fn recover(path: &Path) -> io::Result<(File, u64, LiveEntries)> {
+pub(super) fn recover(path: &Path, dir: &Directory) -> io::Result<(File, u64, LiveEntries)> {
     remove_if_there(&sibling(path, "new"))?;
     let data = match std::fs::read(path) {
         Ok(data) => Bytes::from(data),
@@ -127,8 +128,9 @@ pub(super) fn recover(path: &Path) -> io::Result<(File, u64, LiveEntries)> {
              their groups go back to earlier offsets"
         );
         drop(file);
-        let (file, length) = rewrite(path, &live)?;
-        return Ok((file, length, live));
+        let rewritten = rewrite(path, dir, &live)?;
+        rewritten.in_doubt.map_or(Ok(()), Err)?;
+        return Ok((rewritten.file, rewritten.length, live));
     }
     if end_of_good < data.len() {
         tracing::warn!(
@@ -138,7 +140,7 @@ pub(super) fn recover(path: &Path) -> io::Result<(File, u64, LiveEntries)> {
         file.set_len(end_of_good as u64)?;
         file.sync_all()?;
     }
-    sync_parent(path)?;
+    dir.sync()?;
     Ok((file, end_of_good as u64, live))
 }
 
@@ -148,20 +150,33 @@ fn next_whole_frame(data: &Bytes, from: usize) -> Option<usize> {
         .find(|&at| data[at..].starts_with(MAGIC) && decode_frame(&data.slice(at..)).is_some())
 }
 
+/// A file in the place of the old one.
+pub(super) struct Rewritten {
+    pub file: File,
+    pub length: u64,
+    /// Why its name may not survive a power cut, which then brings the old file back.
+    pub in_doubt: Option<io::Error>,
+}
+
 /// Writes a new file with nothing but the live entries and puts it in the old one's place.
-/// Until the rename the old file stands; after it the new one is complete and synced.
-pub(super) fn rewrite(path: &Path, live: &LiveEntries) -> io::Result<(File, u64)> {
+///
+/// # Errors
+/// The old file stands. After the rename there is no way back: whoever went on in the old file
+/// would write into one that has no name any more.
+pub(super) fn rewrite(path: &Path, dir: &Directory, live: &LiveEntries) -> io::Result<Rewritten> {
     let new_path = sibling(path, "new");
     remove_if_there(&new_path)?;
     let written = write_all_live(&new_path, live).and_then(|written| {
         std::fs::rename(&new_path, path)?;
-        sync_parent(path)?;
         Ok(written)
     });
-    if written.is_err() {
-        remove_if_there(&new_path)?;
+    match written {
+        Ok((file, length)) => Ok(Rewritten { file, length, in_doubt: dir.sync().err() }),
+        Err(error) => {
+            remove_if_there(&new_path)?;
+            Err(error)
+        }
     }
-    written
 }
 
 fn write_all_live(path: &Path, live: &LiveEntries) -> io::Result<(File, u64)> {
@@ -199,13 +214,6 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
         _ => Ok(()),
     }
 }

@@ -14,7 +14,8 @@
 //! - in the middle of a write: a torn last frame, cut off at the next start (it was never
 //!   announced);
 //! - while compacting: the old file (the new one has another name until it is complete and
-//!   synced), the leftover is removed;
+//!   synced), the leftover is removed; once renamed the new one is written to, and nothing in it is
+//!   announced before its name is durable;
 //! - damage in the middle: the damaged file is copied aside, the frames after it are still
 //!   used (each stands for itself and the last value of a key wins), and an ERROR says so.
 //!
@@ -27,7 +28,7 @@ mod writer;
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -38,7 +39,9 @@ use tokio::sync::watch;
 pub use file::LiveEntries;
 use writer::Writer;
 
+use crate::disk::Directory;
 use crate::log::FlushPolicy;
+use crate::trouble::Troubles;
 
 /// Where a journal lies and how it behaves.
 #[derive(Debug, Clone)]
@@ -53,6 +56,8 @@ pub struct JournalOptions {
     pub compact_bytes_min: u64,
     /// Pause before a failed write is tried again. Default 250 ms.
     pub retry: Duration,
+    /// Where it is said that the disk refuses.
+    pub troubles: Troubles,
 }
 
 impl JournalOptions {
@@ -63,6 +68,7 @@ impl JournalOptions {
             queue_bytes_max: 64 << 20,
             compact_bytes_min: 4 << 20,
             retry: Duration::from_millis(250),
+            troubles: Troubles::default(),
         }
     }
 }
@@ -72,6 +78,13 @@ impl JournalOptions {
 pub struct Entry {
     pub key: Bytes,
     pub value: Option<Bytes>,
+}
+
+impl Entry {
+    /// What it takes in the journal.
+    pub fn bytes(&self) -> usize {
+        8 + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// The place of an append; later appends have higher positions.
@@ -127,16 +140,18 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read, repaired or created.
     pub fn open(options: JournalOptions) -> io::Result<(Self, LiveEntries)> {
-        let (file, length, live) = file::recover(&options.path)?;
-        let journal = Self::over(options, file, length, live.clone())?;
+        let dir = options.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let dir = Directory::open(dir.unwrap_or(Path::new(".")))?;
+        let (file, length, live) = file::recover(&options.path, &dir)?;
+        let journal = Self::over(options, dir, (file, length, live.clone()))?;
         Ok((journal, live))
     }
 
-    fn over(options: JournalOptions, file: File, length: u64, live: LiveEntries) -> io::Result<Self> {
+    fn over(options: JournalOptions, dir: Directory, contents: (File, u64, LiveEntries)) -> io::Result<Self> {
         let queue_bytes_max = options.queue_bytes_max;
         let shared = Arc::new(Shared { queue: Mutex::new(Queue::default()), wake: Condvar::new() });
         let (announce, progress) = watch::channel(Progress::default());
-        let writer = Writer::new(Arc::clone(&shared), announce, options, (file, length, live));
+        let writer = Writer::new(Arc::clone(&shared), announce, options, (dir, contents));
         let writer = std::thread::Builder::new().name("group-journal".into()).spawn(move || writer.run())?;
         Ok(Self { shared, progress, queue_bytes_max, writer: Some(writer) })
     }
@@ -149,9 +164,15 @@ impl Journal {
         if self.progress.borrow().broken {
             return Err(JournalError::Broken);
         }
+        let bytes: usize = entries.iter().map(Entry::bytes).sum();
         let mut queue = lock(&self.shared.queue);
         if queue.closed {
             return Err(JournalError::Broken);
+        }
+        if bytes > file::BODY_BYTES_MAX {
+            // It would be taken for damage at the next start. Nobody asks for this: see `Change`.
+            tracing::error!(bytes, "a change of a group is too large for the journal");
+            return Err(JournalError::Refusing);
         }
         if queue.refusing || queue.frames.len() > self.queue_bytes_max {
             return Err(JournalError::Refusing);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::disk::Directory;
 use crate::log::FlushPolicy;
 
 use super::{Entry, Journal, JournalError, JournalOptions, LiveEntries, Position};
@@ -163,7 +164,8 @@ fn a_full_disk_holds_commits_up_and_refuses_more_until_the_broker_stops() {
     let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
     let mut options = options(dir.path());
     options.retry = Duration::from_millis(5);
-    let journal = Journal::over(options, full, 0, LiveEntries::new()).unwrap();
+    let at = Directory::open(dir.path()).unwrap();
+    let journal = Journal::over(options, at, (full, 0, LiveEntries::new())).unwrap();
     let position = journal.append(vec![put("a", "1")]).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -175,4 +177,23 @@ fn a_full_disk_holds_commits_up_and_refuses_more_until_the_broker_stops() {
         std::thread::yield_now();
     }
     assert!(journal.durable_position() < position);
+}
+
+#[test]
+fn what_is_written_behind_a_rename_in_doubt_is_found_again() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let path = options(dir.path()).path;
+    let at = Directory::open(dir.path()).unwrap();
+    let (old, _, mut live) = super::file::recover(&path, &at).unwrap();
+    super::file::apply(&mut live, put("a", "1"));
+    crate::disk::fail_dir_syncs(1);
+    // The file that is gone on in has the journal's name, though that may not be durable yet.
+    let mut rewritten = super::file::rewrite(&path, &at, &live).unwrap();
+    assert!(rewritten.in_doubt.is_some());
+    let mut frame = Vec::new();
+    super::file::encode_frame(&[put("b", "2")], &mut frame);
+    rewritten.file.write_all(&frame).unwrap();
+    drop((old, rewritten));
+    assert_eq!(contents(dir.path()), pairs(&[("a", "1"), ("b", "2")]));
 }

@@ -7,15 +7,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::disk::Directory;
 use crate::log::FlushPolicy;
 
-use super::file::{self, LiveEntries};
+use super::file::{self, LiveEntries, Rewritten};
 use super::{Entry, JournalOptions, Position, Progress, Shared, lock};
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
     announce: watch::Sender<Progress>,
     options: JournalOptions,
+    dir: Directory,
+    /// The file's name may not be durable.
+    name_in_doubt: bool,
     file: File,
     length: u64,
     live: LiveEntries,
@@ -49,12 +53,24 @@ impl Writer {
         shared: Arc<Shared>,
         announce: watch::Sender<Progress>,
         options: JournalOptions,
-        (file, length, live): (File, u64, LiveEntries),
+        (dir, (file, length, live)): (Directory, (File, u64, LiveEntries)),
     ) -> Self {
         let live_bytes = live.iter().map(|(k, v)| (k.len() + v.len() + 8) as i64).sum();
         let compact_at = options.compact_bytes_min;
         let unsynced = Unsynced::default();
-        Self { shared, announce, options, file, length, live, live_bytes, unsynced, compact_at }
+        Self {
+            shared,
+            announce,
+            options,
+            dir,
+            name_in_doubt: false,
+            file,
+            length,
+            live,
+            live_bytes,
+            unsynced,
+            compact_at,
+        }
     }
 
     pub fn run(mut self) {
@@ -134,6 +150,7 @@ impl Writer {
                 Ok(()) => break,
                 Err(error) => {
                     if !failed {
+                        self.options.troubles.report(&self.options.path, &error);
                         tracing::error!(file = %self.options.path.display(), %error,
                             "cannot write the group journal; commits are refused until it works");
                     }
@@ -150,6 +167,7 @@ impl Writer {
         }
         if failed {
             lock(&self.shared.queue).refusing = false;
+            self.options.troubles.clear(&self.options.path);
             tracing::info!(file = %self.options.path.display(), "the group journal can be written again");
         }
         true
@@ -177,7 +195,10 @@ impl Writer {
 
     fn sync(&mut self) -> Result<(), SyncFailed> {
         self.unsynced = Unsynced::default();
-        self.file.sync_data().map_err(|error| {
+        let name = if self.name_in_doubt { self.dir.sync() } else { Ok(()) };
+        self.name_in_doubt &= name.is_err();
+        name.and_then(|()| self.file.sync_data()).map_err(|error| {
+            self.options.troubles.report(&self.options.path, &error);
             tracing::error!(file = %self.options.path.display(), %error,
                 "fsync of the group journal failed; restart the broker to find out what is on disk");
             SyncFailed
@@ -189,13 +210,17 @@ impl Writer {
         if self.length < self.compact_at || self.length < live.saturating_mul(4) {
             return;
         }
-        match file::rewrite(&self.options.path, &self.live) {
-            Ok((file, length)) => {
+        match file::rewrite(&self.options.path, &self.dir, &self.live) {
+            Ok(Rewritten { file, length, in_doubt }) => {
                 tracing::debug!(before = self.length, after = length, "compacted the group journal");
                 self.file = file;
                 self.length = length;
                 self.unsynced = Unsynced::default();
                 self.compact_at = self.options.compact_bytes_min;
+                if let Some(error) = in_doubt {
+                    tracing::warn!(%error, "cannot make the compacted group journal's name durable; the next sync tries again");
+                    self.name_in_doubt = true;
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot compact the group journal; it goes on growing");

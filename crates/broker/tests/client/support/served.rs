@@ -78,6 +78,26 @@ impl Served {
         assert!(status.success(), "prlimit (package util-linux) failed");
     }
 
+    /// The child's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Changes how many files it may have open: `SOFT:HARD`, or `SOFT:`.
+    pub fn limit_files(&self, limit: &str) {
+        let pid = self.child.id().to_string();
+        let limit = format!("--nofile={limit}");
+        let status = Command::new("prlimit").args([&limit, "--pid", &pid]).status().unwrap();
+        assert!(status.success(), "prlimit (package util-linux) failed");
+    }
+
+    /// The most memory it ever had, in KiB.
+    pub fn memory_peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
