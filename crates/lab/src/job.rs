@@ -102,4 +102,6 @@ pub struct Job {
     pub database: PathBuf,
     /// `STEP:NTH`: the worker kills itself when it reaches the step for the nth time.
     pub kill: Option<String>,
+    /// Where it tells what it does: its log, with its Kafka client's, and its status each second.
+    pub log: Option<PathBuf>,
 }

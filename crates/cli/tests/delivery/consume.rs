@@ -3,6 +3,7 @@
 use crate::support::{Home, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 fn filled(lines: &str) -> Home {
     let home = Home::new();
@@ -122,8 +123,10 @@ fn sigterm_lets_running_commands_finish_and_commits_them() {
 #[test]
 fn a_group_that_never_committed_begins_where_it_is_told() {
     let home = filled("{\"k\":1}\n");
-    let args = consume(&home, &["--from", "error", "--until-idle", "1"]);
+    let (args, begun) = (consume(&home, &["--from", "error", "--until-idle", "1"]), Instant::now());
     home.run(args).expect(2, &["no committed offset", "--from earliest"]);
+    // An idle consumer would first wait 30 s for partitions.
+    assert!(begun.elapsed() < Duration::from_secs(25), "it ends at once: {:?}", begun.elapsed());
     let args = consume(&home, &["--from", "latest", "--until-idle", "1"]);
     assert_eq!(home.run(args).expect(0, &[]).out, "");
     assert_eq!(home.consume_all(&home.orders, &home.group).len(), 0, "latest was committed as the beginning");

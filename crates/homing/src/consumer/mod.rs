@@ -31,8 +31,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod alarm;
 mod asynchronous;
 mod attempt;
+mod begin;
 mod blocking;
 mod commit;
 mod continuity;
@@ -41,13 +43,17 @@ mod desk;
 mod dispatch;
 mod error;
 mod group;
+mod holes;
 mod intake;
 mod options;
 mod outcome;
 mod parked;
+mod question;
 mod slots;
 mod start;
 mod status;
+mod topics;
+mod watch;
 
 pub use crate::kafka::record::Record;
 pub use error::ConsumerError;
@@ -228,6 +234,7 @@ impl Consumer {
             status,
             letters,
             shutdown: shutdown.clone(),
+            settings,
             poll_interval_max,
         };
         Ok((Intake::new(parts), judge))

@@ -89,6 +89,10 @@ pub struct ConsumerOptions {
     /// How long one question to the coordinator or a broker may take; default 10 s. It is
     /// asked again until it is answered.
     pub request_timeout: Duration,
+    /// How long a partition with unread records may receive nothing before it is read anew, and then
+    /// before the client is opened anew; default 30 s. Too short: a slow cluster is taken for a
+    /// stuck client. Too long: records of a partition that is stuck wait.
+    pub stall_after: Duration,
     /// Told each crash-relevant step; default nobody.
     pub steps: Steps,
 }
@@ -134,6 +138,7 @@ impl ConsumerOptions {
             commit_interval: Duration::from_millis(200),
             drain_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
+            stall_after: Duration::from_secs(30),
             steps: Steps::default(),
         })
     }
@@ -154,6 +159,7 @@ impl ConsumerOptions {
             (self.parked_keys_max >= 1, "parked_keys_max", "must be at least 1"),
             (!self.commit_interval.is_zero(), "commit_interval", "must be above zero"),
             (!self.request_timeout.is_zero(), "request_timeout", "must be above zero"),
+            (self.stall_after >= Duration::from_millis(100), "stall_after", "must be at least 100 ms"),
             (
                 self.dead_letter.as_ref().is_none_or(|topic| !self.topics.contains(topic)),
                 "dead_letter",

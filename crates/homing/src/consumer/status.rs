@@ -68,6 +68,16 @@ counters! {
     in_flight_bytes,
     /// Partitions held now.
     partitions,
+    /// Partitions given to this member whose beginning is not known yet, so that they wait; others go on.
+    partitions_pending,
+    /// Topics to work through that are not there at the moment.
+    topics_missing,
+    /// Times a partition with unread records received nothing for long, and was read anew.
+    stalled,
+    /// Times reading anew did not help, and the client was opened anew.
+    reopened,
+    /// Records that the client had skipped and that were read after all.
+    skips_caught,
     /// Partitions given up in good order.
     revoked,
     /// Partitions lost without being asked.

@@ -16,7 +16,7 @@
 
 use super::bell::Bell;
 use super::partition_list::{Entry, PartitionList};
-use rdkafka::ClientConfig;
+pub(crate) use rdkafka::ClientConfig;
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -44,12 +44,20 @@ impl NativeError {
         Self { operation, code, reason: describe(code), fatal: code == Code::RD_KAFKA_RESP_ERR__FATAL as i32 }
     }
 
+    /// Whether the brokers are too old for what was asked.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        self.code == Code::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE as i32
+    }
+
     /// Whether the log does not hold the offset to read from. Every position is explicit here, so
     /// librdkafka asking for its reset policy means just that.
     pub(crate) fn is_out_of_range(&self) -> bool {
         self.code == Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET as i32
     }
 }
+
+/// The broker's word that a commit's metadata is longer than it allows.
+pub(crate) const METADATA_TOO_LARGE: i32 = Code::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE as i32;
 
 /// The error that says most: a refused login says more than that all brokers are down because of it.
 pub(crate) fn most_telling(errors: Vec<NativeError>) -> Option<NativeError> {
@@ -82,8 +90,8 @@ pub(crate) fn describe(code: i32) -> String {
 pub(crate) enum GroupEvent {
     /// These partitions are ours from now on.
     Assign(Vec<Entry>),
-    /// These are to be given up.
-    Revoke(Vec<Entry>),
+    /// These are to be given up; `lost` when the group has taken them already.
+    Revoke { entries: Vec<Entry>, lost: bool },
 }
 
 /// What the callbacks hand over; they run on the thread that serves the consumer queue,
@@ -234,6 +242,10 @@ impl Client {
                 ffi::rd_kafka_error_destroy(error);
                 return ffi::rd_kafka_consumer_closed(self.raw.as_ptr()) != 0;
             }
+            // A rebalance that was taken from the consumer queue and never answered would be waited
+            // for without end, and by `rd_kafka_destroy` after that. While a group terminates, this
+            // answers whatever it has asked, by every protocol (2.12.1, `rd_kafka_cgrp_handle_assign_op`).
+            ffi::rd_kafka_assign(self.raw.as_ptr(), std::ptr::null());
             while ffi::rd_kafka_consumer_closed(self.raw.as_ptr()) == 0 {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -357,37 +369,17 @@ unsafe extern "C" fn on_rebalance(
         let context = context_of(opaque);
         let assign = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if context.closing.load(std::sync::atomic::Ordering::Acquire) {
-            return decline(rk, assign, partitions);
-        }
-        let entries = PartitionList::entries_of(partitions);
-        let event = if assign { GroupEvent::Assign(entries) } else { GroupEvent::Revoke(entries) };
-        context.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-    }
-}
-
-/// Takes nothing any more and gives back at once, or the close would wait for ever.
-///
-/// # Safety
-/// `rk` and `partitions` are live.
-unsafe fn decline(
-    rk: *mut ffi::rd_kafka_t,
-    assign: bool,
-    partitions: *mut ffi::rd_kafka_topic_partition_list_t,
-) {
-    // SAFETY: the caller's promise; an error is ours to destroy.
-    unsafe {
-        if text(ffi::rd_kafka_rebalance_protocol(rk)) != "COOPERATIVE" {
+            // Takes nothing any more and gives back at once; see `close`.
             ffi::rd_kafka_assign(rk, std::ptr::null());
             return;
         }
-        let error = if assign {
-            ffi::rd_kafka_incremental_assign(rk, PartitionList::new(&[]).as_ptr())
+        let entries = PartitionList::entries_of(partitions);
+        let event = if assign {
+            GroupEvent::Assign(entries)
         } else {
-            ffi::rd_kafka_incremental_unassign(rk, partitions)
+            GroupEvent::Revoke { entries, lost: ffi::rd_kafka_assignment_lost(rk) != 0 }
         };
-        if !error.is_null() {
-            ffi::rd_kafka_error_destroy(error);
-        }
+        context.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 }
 

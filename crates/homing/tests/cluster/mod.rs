@@ -104,6 +104,16 @@ impl Cluster {
         self.go_between().faults()
     }
 
+    /// Clients that are connected now are given no records any more; see [`GoBetween::give_nothing`].
+    pub fn give_nothing(&self) {
+        self.go_between().give_nothing();
+    }
+
+    /// Commits with longer metadata are refused.
+    pub fn limit_metadata(&self, bytes: usize) {
+        self.go_between().limit_metadata(bytes);
+    }
+
     /// No broker can be reached until [`mend`](Self::mend).
     pub fn cut(&self) {
         self.go_between().cut();

@@ -128,6 +128,8 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
             consumer.run_blocking(move |record| exec.run(record), &shutdown)
         }
     };
+    // It may have ended by itself; nobody else would tell the watch for idleness.
+    shutdown.trigger();
     if let Some(idle) = idle {
         idle.join();
     }
