@@ -190,10 +190,12 @@ fn a_quiet_partition_is_no_stuck_client() {
         ConsumerOptions { stall_after: Duration::from_millis(100), ..options(&cluster.name("g"), &topic) };
     let running = noting(&cluster.config, settings, &seen);
     running.until("it has read all", |counts| counts.finished == 50);
+    // Time for many looks: nothing may come of them.
     std::thread::sleep(Duration::from_secs(2));
-    write(&cluster, &topic, 2, 50..60);
-    let counts = running.until("it reads on", |counts| counts.finished == 70);
+    let counts = running.counts();
     assert_eq!((counts.stalled, counts.reopened), (0, 0), "{counts:?}");
+    write(&cluster, &topic, 2, 50..60);
+    running.until("it reads on", |counts| counts.finished == 70);
     running.stop();
 }
 

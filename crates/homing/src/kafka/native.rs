@@ -21,6 +21,7 @@ use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -103,7 +104,9 @@ struct Context {
     /// Guards the errors likewise.
     errors: Mutex<Vec<NativeError>>,
     /// Set by [`Client::close`]: a revocation is answered at once, in the callback.
-    closing: std::sync::atomic::AtomicBool,
+    closing: AtomicBool,
+    /// The group waits for an answer to the last event.
+    unanswered: AtomicBool,
 }
 
 /// A queue handle of librdkafka.
@@ -229,9 +232,14 @@ impl Client {
         (events, errors)
     }
 
+    /// The group has its answer to the last event.
+    pub(super) fn answered(&self) {
+        self.context.unanswered.store(false, Ordering::Release);
+    }
+
     /// Leaves the group; gives up waiting for it at `until`. Says whether it was left in time.
     pub fn close(&self, until: Instant) -> bool {
-        self.context.closing.store(true, std::sync::atomic::Ordering::Release);
+        self.context.closing.store(true, Ordering::Release);
         // SAFETY: handle and queue are live. The close events need a queue of their own (forwarded
         // to itself the consumer queue would never be served again); serving it runs the rebalance
         // callback, which answers at once while `closing` is set.
@@ -242,10 +250,13 @@ impl Client {
                 ffi::rd_kafka_error_destroy(error);
                 return ffi::rd_kafka_consumer_closed(self.raw.as_ptr()) != 0;
             }
-            // A rebalance that was taken from the consumer queue and never answered would be waited
-            // for without end, and by `rd_kafka_destroy` after that. While a group terminates, this
-            // answers whatever it has asked, by every protocol (2.12.1, `rd_kafka_cgrp_handle_assign_op`).
-            ffi::rd_kafka_assign(self.raw.as_ptr(), std::ptr::null());
+            // An event that was taken from the consumer queue and never answered would be waited for
+            // without end, and by `rd_kafka_destroy` after that. While a group terminates, this answers
+            // by every protocol (2.12.1, `rd_kafka_cgrp_handle_assign_op`). Only what is asked may be
+            // answered: a call that comes while the group ends is lost, and never returns.
+            if self.context.unanswered.swap(false, Ordering::AcqRel) {
+                ffi::rd_kafka_assign(self.raw.as_ptr(), std::ptr::null());
+            }
             while ffi::rd_kafka_consumer_closed(self.raw.as_ptr()) == 0 {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -368,11 +379,12 @@ unsafe extern "C" fn on_rebalance(
     unsafe {
         let context = context_of(opaque);
         let assign = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if context.closing.load(std::sync::atomic::Ordering::Acquire) {
+        if context.closing.load(Ordering::Acquire) {
             // Takes nothing any more and gives back at once; see `close`.
             ffi::rd_kafka_assign(rk, std::ptr::null());
             return;
         }
+        context.unanswered.store(true, Ordering::Release);
         let entries = PartitionList::entries_of(partitions);
         let event = if assign {
             GroupEvent::Assign(entries)

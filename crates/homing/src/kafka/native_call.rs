@@ -133,12 +133,14 @@ impl Client {
         let list = PartitionList::new(entries);
         // SAFETY: handle and list are live; the list is copied.
         check("assign partitions", unsafe { ffi::rd_kafka_assign(self.as_ptr(), list.as_ptr()) })
+            .map(|()| self.answered())
     }
 
     /// Gives the whole assignment up.
     pub fn unassign(&self) -> Result<(), NativeError> {
         // SAFETY: the handle is live; null means none.
         check("unassign partitions", unsafe { ffi::rd_kafka_assign(self.as_ptr(), std::ptr::null()) })
+            .map(|()| self.answered())
     }
 
     pub fn incremental_assign(&self, entries: &[Entry]) -> Result<(), NativeError> {
@@ -147,6 +149,7 @@ impl Client {
         check_error("assign partitions", unsafe {
             ffi::rd_kafka_incremental_assign(self.as_ptr(), list.as_ptr())
         })
+        .map(|()| self.answered())
     }
 
     pub fn incremental_unassign(&self, entries: &[Entry]) -> Result<(), NativeError> {
@@ -155,6 +158,7 @@ impl Client {
         check_error("unassign partitions", unsafe {
             ffi::rd_kafka_incremental_unassign(self.as_ptr(), list.as_ptr())
         })
+        .map(|()| self.answered())
     }
 
     /// Whether the partitions are gone already, taken by the group without asking.
