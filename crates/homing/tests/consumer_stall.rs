@@ -211,7 +211,8 @@ fn a_broker_that_takes_less_metadata_is_given_less_and_the_offset_is_committed()
     let waits = Arc::clone(&held);
     let running =
         Running::blocking(&cluster, ConsumerOptions { retry, ..options(&group, &topic) }, move |record| {
-            let is_stuck = number(record) >= 10 && number(record) % 3 == 0 && waits.load(Ordering::SeqCst);
+            let is_stuck =
+                number(record) >= 10 && number(record).is_multiple_of(3) && waits.load(Ordering::SeqCst);
             match is_stuck {
                 true => Outcome::Retry { after: Some(Duration::from_millis(50)), reason: "stuck".into() },
                 false => Outcome::Ok,

@@ -105,6 +105,8 @@ struct Context {
     errors: Mutex<Vec<NativeError>>,
     /// Set by [`Client::close`]: a revocation is answered at once, in the callback.
     closing: AtomicBool,
+    /// The group has its one answer while closing.
+    declined: AtomicBool,
     /// The group waits for an answer to the last event.
     unanswered: AtomicBool,
 }
@@ -239,6 +241,12 @@ impl Client {
 
     /// Leaves the group; gives up waiting for it at `until`. Says whether it was left in time.
     pub fn close(&self, until: Instant) -> bool {
+        // Never answered, it would be waited for without end, and by `rd_kafka_destroy` after that.
+        if self.context.unanswered.load(Ordering::Acquire)
+            && let Err(error) = self.give_back_all()
+        {
+            tracing::warn!(%error, "answering the group before leaving it");
+        }
         self.context.closing.store(true, Ordering::Release);
         // SAFETY: handle and queue are live. The close events need a queue of their own (forwarded
         // to itself the consumer queue would never be served again); serving it runs the rebalance
@@ -249,13 +257,6 @@ impl Client {
             if !error.is_null() {
                 ffi::rd_kafka_error_destroy(error);
                 return ffi::rd_kafka_consumer_closed(self.raw.as_ptr()) != 0;
-            }
-            // An event that was taken from the consumer queue and never answered would be waited for
-            // without end, and by `rd_kafka_destroy` after that. While a group terminates, this answers
-            // by every protocol (2.12.1, `rd_kafka_cgrp_handle_assign_op`). Only what is asked may be
-            // answered: a call that comes while the group ends is lost, and never returns.
-            if self.context.unanswered.swap(false, Ordering::AcqRel) {
-                ffi::rd_kafka_assign(self.raw.as_ptr(), std::ptr::null());
             }
             while ffi::rd_kafka_consumer_closed(self.raw.as_ptr()) == 0 {
                 let left = until.saturating_duration_since(Instant::now());
@@ -380,8 +381,12 @@ unsafe extern "C" fn on_rebalance(
         let context = context_of(opaque);
         let assign = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if context.closing.load(Ordering::Acquire) {
-            // Takes nothing any more and gives back at once; see `close`.
-            ffi::rd_kafka_assign(rk, std::ptr::null());
+            // Takes nothing any more and gives back at once. While a group terminates this answers
+            // whatever it asked, by every protocol (2.12.1, `rd_kafka_cgrp_handle_assign_op`), but only
+            // once: it then ends, and a call that comes after that may never return.
+            if !context.declined.swap(true, Ordering::AcqRel) {
+                ffi::rd_kafka_assign(rk, std::ptr::null());
+            }
             return;
         }
         context.unanswered.store(true, Ordering::Release);

@@ -161,6 +161,16 @@ impl Client {
         .map(|()| self.answered())
     }
 
+    /// Answers whatever the group asked last by giving everything back.
+    pub(super) fn give_back_all(&self) -> Result<(), NativeError> {
+        if !self.is_cooperative() {
+            return self.unassign();
+        }
+        self.incremental_assign(&[])?;
+        let assigned: Vec<Entry> = self.assignment()?.into_iter().map(Entry::of).collect();
+        self.incremental_unassign(&assigned)
+    }
+
     /// Whether the partitions are gone already, taken by the group without asking.
     pub fn assignment_lost(&self) -> bool {
         // SAFETY: the handle is live.
