@@ -171,28 +171,36 @@ impl Round {
             Ok(ids) => ids,
             Err(error) => return everything_failed(error),
         };
-        let (mut failed, mut without_commit) = (BTreeMap::new(), Vec::new());
+        let (mut failed, mut ready, mut without_commit) = (BTreeMap::new(), Vec::new(), Vec::new());
         for entry in committed {
             let topic_id = ids.get(&entry.at.topic).cloned();
             match known(entry, topic_id) {
                 Err((at, why)) => drop(failed.insert(at, why)),
                 Ok(known) if needs_ends(&known) => without_commit.push(known),
-                Ok(known) => asking.answer(Word::Known(Box::new(known))),
+                Ok(known) => ready.push(known),
             }
         }
         // In the order of `open`: those that kept others waiting before come last.
         without_commit.sort_by_key(|known| self.open.iter().position(|at| *at == known.committed.at));
+        // All together while all goes well: a question waits behind a fetch that waits for records.
+        let tell = |ready: &mut Vec<Known>| {
+            ready.drain(..).for_each(|known| asking.answer(Word::Known(Box::new(known))));
+        };
         for known in without_commit {
             if asking.is_called_off() {
                 break;
             }
             let at = known.committed.at.clone();
             match self.client.watermarks(&at, ends_wait) {
-                Ok(ends) => asking.answer(Word::Known(Box::new(Known { ends: Some(ends), ..known }))),
+                Ok(ends) => ready.push(Known { ends: Some(ends), ..known }),
                 Err(error) if error.fatal => return Err(error),
-                Err(error) => drop(failed.insert(at, error.to_string())),
+                Err(error) => {
+                    drop(failed.insert(at, error.to_string()));
+                    tell(&mut ready);
+                }
             }
         }
+        tell(&mut ready);
         Ok(failed)
     }
 

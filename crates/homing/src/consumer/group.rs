@@ -2,7 +2,7 @@
 //!
 //! | event | what is done |
 //! |---|---|
-//! | assigned | taken on at once, paused; committed offsets and maps are asked for in a thread ([`begin`](super::begin)); each partition begins where [`start`](super::start) says as soon as that is known, under a new assignment epoch |
+//! | assigned | answered at once; committed offsets and maps are asked for in a thread ([`begin`](super::begin)); each partition begins where [`start`](super::start) says as soon as that is known, under a new assignment epoch |
 //! | revoked | nothing more of it is handed out; running handlers may finish until the drain deadline; what is finished is committed; then it is given up |
 //! | lost | given up at once, without a commit: it may be another's already |
 //! | overslept | as lost, then the group is joined anew |
@@ -16,7 +16,7 @@ use super::slots::Slot;
 use super::start::{Begin, Resume, judge};
 use super::status::{ConsumerStatus, ConsumerSummary};
 use crate::kafka::TopicId;
-use crate::kafka::native::{Client, GroupEvent};
+use crate::kafka::native::{Client, GroupEvent, NativeError};
 use crate::kafka::native_call::SharedClient;
 use crate::kafka::partition_list::{Entry, TopicPartition};
 use homing_core::{OffsetSet, Tracker};
@@ -55,26 +55,30 @@ impl Intake {
     fn assigned(&mut self, entries: Vec<Entry>) -> Result<(), ConsumerError> {
         let at: Vec<TopicPartition> = entries.into_iter().map(|entry| entry.at).collect();
         tracing::info!(partitions = at.len(), "partitions assigned");
-        at.iter().for_each(|at| self.client.route_to_data(at));
-        if !at.is_empty() {
-            // Also one that was paused when it was last ours still is: nobody but us can resume it
-            // (librdkafka #1849).
-            self.client.pause(&at)?;
+        if self.client.is_cooperative() {
+            // Answered at once; each is taken on when it begins.
+            self.client.incremental_assign(&[])?;
+        } else {
+            self.take_on_paused(&at)?;
         }
-        // Offset 0 until the beginning is known: should reading begin there all the same, what comes
-        // lies below the beginning or is a hole, and is not taken.
-        let entries: Vec<Entry> = at.iter().map(|at| Entry { offset: 0, ..Entry::of(at.clone()) }).collect();
-        let taken = match self.client.is_cooperative() {
-            true => self.client.incremental_assign(&entries),
-            false => self.client.assign(&entries),
-        };
-        taken?;
         let old: Vec<SlotIndex> = at.iter().filter_map(|at| self.slots.named(at)).collect();
         self.give_up(&old);
         self.ask_beginnings(at)?;
         self.topics.assigned(Instant::now());
         self.served_at = Instant::now();
         Ok(())
+    }
+
+    /// The eager protocol knows no partition that is taken on later: all are at once, paused.
+    fn take_on_paused(&self, at: &[TopicPartition]) -> Result<(), NativeError> {
+        at.iter().for_each(|at| self.client.route_to_data(at));
+        if !at.is_empty() {
+            self.client.pause(at)?;
+        }
+        // Offset 0 until the beginning is known: should reading begin there all the same, what comes
+        // lies below the beginning or is a hole, and is not taken.
+        let entries: Vec<Entry> = at.iter().map(|at| Entry { offset: 0, ..Entry::of(at.clone()) }).collect();
+        self.client.assign(&entries)
     }
 
     fn ask_beginnings(&mut self, at: Vec<TopicPartition>) -> Result<(), ConsumerError> {
@@ -110,29 +114,62 @@ impl Intake {
         Ok(())
     }
 
-    /// Has the client read partitions that have begun.
-    pub fn start_reading(&mut self) {
+    /// Has the client read partitions that have begun, or whose pause is over.
+    pub fn start_reading(&mut self) -> Result<(), ConsumerError> {
         if self.unread.is_empty() {
-            return;
+            return Ok(());
         }
-        let entry = |at: &TopicPartition| Some(self.slots.get(self.slots.named(at)?)?.read_on());
-        let entries: Vec<Entry> = self.unread.iter().filter_map(entry).collect();
-        self.unread.clear();
-        if entries.is_empty() {
-            return;
+        let unread = std::mem::take(&mut self.unread);
+        let slots = unread.iter().filter_map(|at| self.slots.get(self.slots.named(at)?));
+        let (mut assigned, mut new) = (Vec::new(), Vec::new());
+        for slot in slots.filter(|slot| !slot.paused) {
+            if slot.taken_on { &mut assigned } else { &mut new }.push(slot.read_on());
         }
-        let sought = self.client.seek_each(&entries, SEEK).unwrap_or_else(|error| {
+        self.take_on(new)?;
+        if assigned.is_empty() {
+            return Ok(());
+        }
+        let begun = self.read_from(&assigned).unwrap_or_else(|error| {
             tracing::warn!(%error, "not yet reading, trying again");
             Vec::new()
         });
+        // The others are still stopping what they read under the last assignment.
+        self.unread.extend(assigned.into_iter().map(|entry| entry.at).filter(|at| !begun.contains(at)));
+        Ok(())
+    }
+
+    /// Takes on partitions of the cooperative protocol, where they begin.
+    fn take_on(&mut self, entries: Vec<Entry>) -> Result<(), ConsumerError> {
+        // Lost ones are given up when that is told; taking one on would say that none is lost.
+        if entries.is_empty() || self.client.assignment_lost() {
+            return Ok(());
+        }
+        let at: Vec<TopicPartition> = entries.iter().map(|entry| entry.at.clone()).collect();
+        at.iter().for_each(|at| self.client.route_to_data(at));
+        // One that was paused when it was last ours still is: only we can resume it (librdkafka #1849).
+        self.client.resume(&at)?;
+        self.client.add_to_assignment(&entries)?;
+        for at in &at {
+            if let Some(slot) = self.slots.named(at).and_then(|index| self.slots.get_mut(index)) {
+                slot.taken_on = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the client read paused partitions from these offsets; says which it does.
+    fn read_from(&self, entries: &[Entry]) -> Result<Vec<TopicPartition>, NativeError> {
+        let sought = self.client.seek_each(entries, SEEK)?;
         let begun: Vec<TopicPartition> =
             sought.into_iter().filter(|entry| entry.error == 0).map(|entry| entry.at).collect();
-        if let Err(error) = self.client.resume(&begun) {
-            tracing::warn!(%error, "not yet reading, trying again");
-            return self.unread.extend(entries.into_iter().map(|entry| entry.at));
+        if begun.is_empty() {
+            return Ok(begun);
         }
-        // The others are still stopping what they read under the last assignment.
-        self.unread.extend(entries.into_iter().map(|entry| entry.at).filter(|at| !begun.contains(at)));
+        self.client.resume(&begun)?;
+        // A seek above 0 wakes the thread that fetches, a resume does not: it may sleep for a second.
+        let again: Vec<Entry> = entries.iter().filter(|entry| begun.contains(&entry.at)).cloned().collect();
+        self.client.seek(&again, Duration::ZERO)?;
+        Ok(begun)
     }
 
     /// Where to begin.
@@ -177,6 +214,7 @@ impl Intake {
         tracing::info!(%at, offset = resume.base.0, done_beyond = resume.done.len(), "begins");
         let tracker = Tracker::restore(assignment, resume.base, &resume.done);
         let mut slot = Slot::new((at, index), topic_id, tracker, (resume.leader_epoch, resume.map_epoch));
+        slot.taken_on = !self.client.is_cooperative();
         // The chosen start is committed, so that it holds from now on.
         slot.touched = fresh;
         self.slots.insert(slot);
@@ -201,11 +239,18 @@ impl Intake {
             }
             ConsumerStatus::add(&self.status.revoked, held.len() as u64);
         }
+        // Those that have not begun are not assigned, and one of them would make the client refuse all.
+        let is_assigned = |at: &TopicPartition| {
+            let has_begun = !self.beginnings.contains(at) && self.starts.iter().all(|start| start.at != *at);
+            let slot = self.slots.named(at).and_then(|index| self.slots.get(index));
+            has_begun && slot.is_none_or(|slot| slot.taken_on)
+        };
+        let entries: Vec<Entry> = entries.iter().filter(|entry| is_assigned(&entry.at)).cloned().collect();
         self.give_up(&held);
         let again = self.beginnings.forget(&at);
         self.starts.retain(|start| !at.contains(&start.at));
         self.unread.retain(|unread| !at.contains(unread));
-        let answered = self.unassign(entries);
+        let answered = self.unassign(&entries);
         let asked = self.ask_beginnings(again);
         self.served_at = Instant::now();
         drained.and(answered).and(asked)
@@ -346,10 +391,10 @@ impl Intake {
                 slot.paused = self.client.pause(at).inspect_err(|e| tracing::warn!(%e, "pause")).is_ok();
             } else if slot.paused && span <= window / 2 {
                 // Pausing dropped what was fetched ahead: go on exactly where the tracker stands.
-                let resumed = self.client.seek(&[slot.read_on()], SEEK).and_then(|()| self.client.resume(at));
-                slot.paused = resumed.inspect_err(|e| tracing::warn!(%e, "resume")).is_err();
+                slot.paused = false;
                 slot.holes.unsettle();
                 slot.hearing.begin(now);
+                self.unread.push(slot.at.clone());
             }
         }
     }

@@ -157,7 +157,7 @@ impl Intake {
             }
             self.serve_group()?;
             self.begin()?;
-            self.start_reading();
+            self.start_reading()?;
             self.watch_topics()?;
             self.watch_partitions()?;
             self.collect()?;

@@ -24,6 +24,8 @@ pub(crate) struct Slot {
     pub committed: Option<(Offset, String)>,
     /// Something has changed since the last look at what to commit.
     pub touched: bool,
+    /// The client has it in its assignment.
+    pub taken_on: bool,
     /// Not fetched, because its window is full.
     pub paused: bool,
     /// The alarm that one record holds the partition up.
@@ -60,6 +62,7 @@ impl Slot {
             released: 0,
             committed: None,
             touched: false,
+            taken_on: false,
             paused: false,
             alarm: Alarm::default(),
             holes: Holes::default(),

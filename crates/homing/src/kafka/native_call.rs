@@ -152,6 +152,15 @@ impl Client {
         .map(|()| self.answered())
     }
 
+    /// Takes more partitions on, which is no answer to what the group asked.
+    pub fn add_to_assignment(&self, entries: &[Entry]) -> Result<(), NativeError> {
+        let list = PartitionList::new(entries);
+        // SAFETY: handle and list are live; the list is copied.
+        check_error("assign partitions", unsafe {
+            ffi::rd_kafka_incremental_assign(self.as_ptr(), list.as_ptr())
+        })
+    }
+
     pub fn incremental_unassign(&self, entries: &[Entry]) -> Result<(), NativeError> {
         let list = PartitionList::new(entries);
         // SAFETY: as above.
