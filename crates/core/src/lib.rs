@@ -3,6 +3,7 @@
 //! Everything here is a function of its arguments, so every rule that decides
 //! whether a message may be lost can be tested against a naive model.
 
+pub mod epoch;
 pub mod gap;
 pub mod ids;
 pub mod lease;

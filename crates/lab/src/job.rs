@@ -104,4 +104,6 @@ pub struct Job {
     pub kill: Option<String>,
     /// Where it tells what it does: its log, with its Kafka client's, and its status each second.
     pub log: Option<PathBuf>,
+    /// For [`Role::UnsafeConsumer`]: its worker applies no record from this one (counted from 1) on.
+    pub stall_after: Option<u64>,
 }

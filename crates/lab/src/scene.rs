@@ -120,6 +120,19 @@ impl Scene {
     /// # Errors
     /// When it does not start.
     pub fn worker(&self, role: Role, kill: Option<&str>) -> Result<Worker, SceneError> {
+        self.worker_that_stalls(role, kill, None)
+    }
+
+    /// As [`worker`](Self::worker), with a handler that stops before the record `stall_after`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn worker_that_stalls(
+        &self,
+        role: Role,
+        kill: Option<&str>,
+        stall_after: Option<u64>,
+    ) -> Result<Worker, SceneError> {
         let job = Job {
             role,
             site: self.site.clone(),
@@ -128,6 +141,7 @@ impl Scene {
             database: if role.is_relay() { self.outbox_path() } else { self.effects_path() },
             kill: kill.map(str::to_owned),
             log: self.tells.then(|| self.dir.path().join(format!("{role:?}.log").to_lowercase())),
+            stall_after,
         };
         let mut worker = Worker::spawn(self.program, [serde_json::to_string(&job)?])?;
         match worker.line()?.as_deref() {

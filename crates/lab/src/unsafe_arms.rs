@@ -1,18 +1,32 @@
 //! The same work without Homing's care, so that a kill test can show that its kills bite.
 //!
 //! Each arm leaves out exactly one rule and must break exactly the promise that
-//! the rule keeps. An unsafe arm that loses nothing makes the test invalid.
+//! the rule keeps. An unsafe arm that loses nothing makes the test invalid, so
+//! each is killed where it must: it reports the step behind which its rule is
+//! missing, and only comes there when the damage is certain.
 
 use crate::{effects, workload};
+use homing::testing::Steps;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, ThreadedProducer};
+use rdkafka::{Offset, TopicPartitionList};
 use rusqlite::{Connection, OptionalExtension};
 use std::error::Error;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
+
+/// The step of [`relay_that_marks_on_enqueue`]: rows are marked and still lie in the client.
+pub const MARKED: &str = "unsafe.marked";
+
+/// The step of [`consumer_that_auto_commits`]: a record is committed that the worker has not applied.
+pub const COMMITTED_AHEAD: &str = "unsafe.committed_ahead";
+
+/// How long the client of the marking relay gathers records: a process that dies right after
+/// marking takes them along.
+const LINGER_MS: &str = "1000";
 
 /// A relay that marks rows sent when they are handed to the client, not when they are acknowledged (catalogue X05).
 ///
@@ -22,6 +36,7 @@ pub fn relay_that_marks_on_enqueue(
     bootstrap: &str,
     topic: &str,
     outbox: &Path,
+    steps: &Steps,
 ) -> Result<(), Box<dyn Error>> {
     let connection = Connection::open(outbox)?;
     connection.busy_timeout(Duration::from_secs(30))?;
@@ -30,7 +45,7 @@ pub fn relay_that_marks_on_enqueue(
         .set("bootstrap.servers", bootstrap)
         .set("acks", "all")
         .set("enable.idempotence", "true")
-        .set("linger.ms", "20")
+        .set("linger.ms", LINGER_MS)
         .create()?;
     loop {
         let last: Option<i64> =
@@ -51,10 +66,14 @@ pub fn relay_that_marks_on_enqueue(
         }
         connection.execute("DELETE FROM unsafe_cursor", [])?;
         connection.execute("INSERT INTO unsafe_cursor VALUES (?1)", [newest])?;
+        steps.reached(MARKED);
     }
 }
 
 /// A consumer that hands records to a worker while the client commits by itself (catalogue C01).
+///
+/// With `stall_after` the worker stops for good before the record of that number (from 1) and
+/// [`COMMITTED_AHEAD`] is reached once the client has committed that record all the same.
 ///
 /// # Errors
 /// When the database or the client refuses.
@@ -63,6 +82,7 @@ pub fn consumer_that_auto_commits(
     topic: &str,
     group: &str,
     database: &Path,
+    (stall_after, steps): (Option<u64>, &Steps),
 ) -> Result<(), Box<dyn Error>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -82,10 +102,36 @@ pub fn consumer_that_auto_commits(
             tx.commit().expect("the database commits");
         }
     });
+    let mut handed_over = 0;
+    let mut left_out: Option<TopicPartitionList> = None;
     while !worker.is_finished() {
+        if let Some(left_out) = &left_out
+            && is_committed(&consumer, left_out)?
+        {
+            steps.reached(COMMITTED_AHEAD);
+        }
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else { continue };
+        handed_over += 1;
+        if stall_after.is_some_and(|after| handed_over >= after) {
+            if left_out.is_none() {
+                let mut record = TopicPartitionList::new();
+                record.add_partition_offset(topic, message.partition(), Offset::Offset(message.offset()))?;
+                left_out = Some(record);
+            }
+            continue;
+        }
         let owned = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();
         jobs.send((owned(message.key()), owned(message.payload())))?;
     }
     Err("the worker ended".into())
+}
+
+/// Whether the group has committed past the one record in `record`.
+fn is_committed(consumer: &BaseConsumer, record: &TopicPartitionList) -> Result<bool, Box<dyn Error>> {
+    let at = |list: &TopicPartitionList| list.elements().first().map(|one| one.offset());
+    let committed = consumer.committed_offsets(record.clone(), Duration::from_secs(10))?;
+    Ok(match (at(&committed), at(record)) {
+        (Some(Offset::Offset(committed)), Some(Offset::Offset(record))) => committed > record,
+        _ => false,
+    })
 }

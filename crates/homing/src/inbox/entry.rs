@@ -1,4 +1,4 @@
-//! Under which number a record is remembered.
+//! Under which number and id a record is remembered.
 
 use crate::kafka::record::Record;
 use homing_core::{Epoch, Partition, Seq};
@@ -17,9 +17,11 @@ pub struct InboxEntry<'a> {
     pub partition: Partition,
     /// Its number in the lane; without a stamp its offset, counted from 1.
     pub seq: Seq,
-    /// The message's id when it was sent again under a new number: two redrives of one message
-    /// are told by it.
-    pub redriven: Option<Uuid>,
+    /// The message's id, the same under every number it is ever sent under; `None` for a record
+    /// without a stamp.
+    pub id: Option<Uuid>,
+    /// Whether a dead letter was sent again: its id is then remembered for good.
+    pub redriven: bool,
 }
 
 impl<'a> InboxEntry<'a> {
@@ -31,13 +33,18 @@ impl<'a> InboxEntry<'a> {
     pub fn of(record: &'a Record) -> Self {
         let (topic, partition) = (record.topic(), record.partition());
         match record.stamp_ref() {
-            Some(stamp) => {
-                let redriven = if record.flags().redrive { record.id() } else { None };
-                Self { stream: stamp.stream, epoch: stamp.epoch, topic, partition, seq: stamp.seq, redriven }
-            }
+            Some(stamp) => Self {
+                stream: stamp.stream,
+                epoch: stamp.epoch,
+                topic,
+                partition,
+                seq: stamp.seq,
+                id: record.id(),
+                redriven: record.flags().redrive,
+            },
             None => {
                 let seq = Seq(record.offset().0.unsigned_abs() + 1);
-                Self { stream: "", epoch: Epoch(0), topic, partition, seq, redriven: None }
+                Self { stream: "", epoch: Epoch(0), topic, partition, seq, id: None, redriven: false }
             }
         }
     }

@@ -21,8 +21,17 @@ fn entry(seq: u64) -> InboxEntry<'static> {
         topic: "orders",
         partition: Partition(3),
         seq: Seq(seq),
-        redriven: None,
+        id: None,
+        redriven: false,
     }
+}
+
+fn message(epoch: u32, seq: u64, id: u128) -> InboxEntry<'static> {
+    InboxEntry { epoch: Epoch(epoch), id: Some(Uuid::from_u128(id)), ..entry(seq) }
+}
+
+fn ids(db: &Connection) -> i64 {
+    db.query_row("SELECT COUNT(*) FROM homing_inbox_message", [], |row| row.get(0)).unwrap()
 }
 
 fn database() -> Connection {
@@ -115,9 +124,8 @@ fn lanes_and_groups_do_not_know_each_other() {
 fn a_message_redriven_twice_is_applied_once_although_its_numbers_differ() {
     let mut db = database();
     let tx = db.transaction().unwrap();
-    let id = Some(Uuid::from_u128(7));
-    let first = InboxEntry { redriven: id, ..entry(10) };
-    let second = InboxEntry { redriven: id, ..entry(20) };
+    let first = InboxEntry { redriven: true, ..message(1, 10, 7) };
+    let second = InboxEntry { redriven: true, ..message(1, 20, 7) };
     assert_eq!(Inbox::apply_entry_once(&tx, "g", &first).unwrap(), Applied::First);
     assert_eq!(Inbox::apply_entry_once(&tx, "g", &second).unwrap(), Applied::Already);
     assert_eq!(Inbox::apply_entry_once(&tx, "g", &first).unwrap(), Applied::Already);
@@ -142,4 +150,133 @@ fn a_number_beyond_sqlites_integers_is_refused_and_nothing_is_written() {
     assert!(matches!(error, InboxError::OutOfRange { .. }) && error.retry() == Retry::Never);
     tx.commit().unwrap();
     assert!(ranges(&db).is_empty());
+}
+
+#[test]
+fn a_message_that_comes_under_a_number_of_another_epoch_is_known_by_its_id() {
+    let mut db = database();
+    let tx = db.transaction().unwrap();
+    for seq in 1..=3 {
+        assert_eq!(
+            Inbox::apply_entry_once(&tx, "g", &message(1, seq, u128::from(seq))).unwrap(),
+            Applied::First
+        );
+    }
+    // Restored: 3 was not in the backup's past, goes out again, and a new message follows it.
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(2, 1, 3)).unwrap(), Applied::Already);
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(2, 2, 4)).unwrap(), Applied::First);
+    assert_eq!(Inbox::apply_entry_once(&tx, "other", &message(2, 1, 3)).unwrap(), Applied::First);
+    tx.commit().unwrap();
+}
+
+#[test]
+fn a_number_that_was_given_to_two_messages_hides_neither_of_them() {
+    let mut db = database();
+    let tx = db.transaction().unwrap();
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(1, 1, 10)).unwrap(), Applied::First);
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(1, 1, 20)).unwrap(), Applied::First);
+    for id in [10, 20] {
+        assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(1, 1, id)).unwrap(), Applied::Already);
+    }
+}
+
+#[test]
+fn numbers_of_an_inbox_that_knew_no_ids_still_count() {
+    let mut db = Connection::open_in_memory().unwrap();
+    let before = SCHEMA.split("-- What was applied, by the message's id").next().unwrap();
+    db.execute_batch(before).unwrap();
+    db.execute("INSERT INTO homing_inbox VALUES ('g', 'orders', 1, 'orders', 3, 1, 5)", []).unwrap();
+    Inbox::create(&db).unwrap();
+    let tx = db.transaction().unwrap();
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(1, 5, 50)).unwrap(), Applied::Already);
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(1, 6, 60)).unwrap(), Applied::First);
+}
+
+#[test]
+fn ids_are_forgotten_by_age_and_count_and_their_numbers_are_not() {
+    let mut db = database();
+    Inbox::keep_ids(&db, Duration::from_secs(3600), 100).unwrap();
+    let tx = db.transaction().unwrap();
+    for seq in 1..=1000 {
+        assert_eq!(
+            Inbox::apply_entry_once(&tx, "g", &message(1, seq, u128::from(seq))).unwrap(),
+            Applied::First
+        );
+    }
+    tx.commit().unwrap();
+    assert!(ids(&db) <= 100 + 64, "{} ids of one lane", ids(&db));
+    db.execute("UPDATE homing_inbox_message SET applied_at_ms = 0", []).unwrap();
+    let tx = db.transaction().unwrap();
+    for seq in 1..=256 {
+        assert_eq!(
+            Inbox::apply_entry_once(&tx, "g", &message(2, seq, u128::from(seq) + 5000)).unwrap(),
+            Applied::First
+        );
+    }
+    assert_eq!(
+        Inbox::apply_entry_once(&tx, "g", &message(1, 7, 7)).unwrap(),
+        Applied::Already,
+        "by its number"
+    );
+    tx.commit().unwrap();
+    let of_first: i64 = db
+        .query_row("SELECT COUNT(*) FROM homing_inbox_message WHERE applied_at_ms = 0", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(of_first, 0, "ids of an epoch that takes nothing any more go by the way");
+    let tx = db.transaction().unwrap();
+    tx.execute("UPDATE homing_inbox_message SET applied_at_ms = 0", []).unwrap();
+    assert_eq!(Inbox::forget_old_ids(&tx, 10).unwrap(), 10);
+    assert!(Inbox::forget_old_ids(&tx, 10_000).unwrap() > 0);
+    tx.commit().unwrap();
+    assert_eq!(ids(&db), 0);
+}
+
+/// The statements the module's page gives to other languages, taken from that page.
+fn statements_for_other_languages() -> Vec<String> {
+    let page = include_str!("sqlite.rs");
+    let sql = page.split("//! ```sql").nth(1).unwrap().split("//! ```").next().unwrap();
+    let sql: String = sql.lines().map(|line| line.trim_start_matches("//!")).collect::<Vec<_>>().join("\n");
+    sql.split(';').map(str::to_owned).filter(|statement| statement.contains("INSERT")).collect()
+}
+
+#[test]
+fn the_sql_for_other_languages_tells_the_same() {
+    let mut db = database();
+    let statements = statements_for_other_languages();
+    assert_eq!(statements.len(), 3);
+    let tx = db.transaction().unwrap();
+    let run = |statement: &str, entry: &InboxEntry<'_>| {
+        let mut statement = tx.prepare(statement).unwrap();
+        let id = *entry.id.unwrap().as_bytes();
+        let values: [(&str, &dyn rusqlite::ToSql); 8] = [
+            (":consumer_group", &"g"),
+            (":stream", &entry.stream),
+            (":epoch", &entry.epoch.0),
+            (":topic", &entry.topic),
+            (":partition", &entry.partition.0),
+            (":seq", &(entry.seq.0 as i64)),
+            (":homing_id", &id),
+            (":now_ms", &1_i64),
+        ];
+        for (name, value) in values {
+            if let Some(at) = statement.parameter_index(name).unwrap() {
+                statement.raw_bind_parameter(at, value).unwrap();
+            }
+        }
+        statement.raw_execute().unwrap()
+    };
+    let by_hand = |entry: &InboxEntry<'_>| {
+        run(&statements[0], entry);
+        if run(&statements[1], entry) == 0 {
+            return Applied::Already;
+        }
+        run(&statements[2], entry);
+        Applied::First
+    };
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(1, 1, 1)).unwrap(), Applied::First);
+    assert_eq!(by_hand(&message(1, 1, 1)), Applied::Already);
+    assert_eq!(by_hand(&message(2, 1, 1)), Applied::Already, "restored");
+    assert_eq!(by_hand(&message(2, 2, 2)), Applied::First);
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(2, 2, 2)).unwrap(), Applied::Already);
+    assert_eq!(Inbox::apply_entry_once(&tx, "g", &message(3, 9, 2)).unwrap(), Applied::Already);
 }

@@ -216,7 +216,7 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// [`OutboxError::Inconsistent`] when the earlier epoch has unsettled
-    /// batches, or the epoch does not follow it.
+    /// batches, or the epoch does not lie above it.
     fn open_epoch(
         &mut self,
         token: FencingToken,

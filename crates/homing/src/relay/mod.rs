@@ -14,6 +14,7 @@
 
 mod error;
 mod flight;
+mod last_epoch;
 mod obstacle;
 mod options;
 mod pins;

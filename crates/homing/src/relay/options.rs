@@ -36,6 +36,11 @@ pub struct RelayOptions {
     /// looked at again while all is well; default 10 s. A change is seen at most
     /// that late; after a lost connection it is looked for before the next settle.
     pub pins_every: Duration,
+    /// How many records of a partition are searched for this stream's earlier numbers before an
+    /// epoch is begun; default 100 000. The search ends at the first one found, so it costs only
+    /// where others fill a topic. Too low: epochs are numbered by the clock more often (harmless,
+    /// but the numbers are long). Too high: the first row of a topic waits longer.
+    pub epoch_search_records: u64,
     /// The longest wait before something that failed is tried again; default 1 s.
     pub retry_max: Duration,
     /// Deletes verified rows; default after an hour. `None` keeps all rows for ever.
@@ -76,6 +81,7 @@ impl Default for RelayOptions {
             drain_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(2),
             pins_every: Duration::from_secs(10),
+            epoch_search_records: 100_000,
             retry_max: Duration::from_secs(1),
             prune: Some(PruneOptions::default()),
             repair_rows_per_second: 1000,

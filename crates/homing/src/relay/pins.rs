@@ -1,6 +1,7 @@
 //! Watching that Kafka is still the cluster, and each topic the topic, that the outbox is pinned to.
 
 use super::error::{Halt, RelayError};
+use super::last_epoch::EpochSearch;
 use super::obstacle::{describe_error, weakness};
 use super::reading::ReadBatch;
 use super::session::{Session, now_ms};
@@ -269,18 +270,40 @@ impl Session<'_> {
     fn open_epoch(&mut self, topic: &TopicName, facts: &TopicFacts) -> Result<(), Halt> {
         let partitions = PartitionCount::new(facts.partitions)
             .ok_or_else(|| Halt::Wait(format!("topic {topic} has no partitions yet")))?;
-        let mut ends = Vec::new();
+        let mut bounds = Vec::new();
         for partition in 0..facts.partitions {
             self.go_on()?;
-            ends.push(self.admin.ends(topic, partition).map_err(waits)?.1);
+            bounds.push(self.admin.ends(topic, partition).map_err(waits)?);
         }
-        let last = self.ground.store.last_epoch(topic)?;
-        let epoch = last.map_or(Epoch::FIRST, |last| Epoch(last.0 + 1));
+        let epoch = self.next_epoch(topic, &bounds)?;
+        let ends: Vec<Offset> = bounds.into_iter().map(|(_, high)| high).collect();
         let epoch = TopicEpoch { topic: topic.clone(), epoch, topic_id: facts.id, partitions };
         self.ground.store.open_epoch(self.ground.token, &epoch, &ends, now_ms())?;
         let lane = |end: &Offset| Lane { next_seq: 1, next_offset: *end, warm: false };
         let at = self.topics.insert(epoch, ends.iter().map(lane).collect());
         self.note_settings(at, facts)
+    }
+
+    /// The epoch to begin: above all that the database and the log know.
+    fn next_epoch(&mut self, topic: &TopicName, bounds: &[(Offset, Offset)]) -> Result<Epoch, Halt> {
+        let last = self.ground.store.last_epoch(topic)?;
+        let stream = self.ground.store.stream().clone();
+        let search = EpochSearch {
+            topic,
+            stream: &stream,
+            records_max: self.ground.options.epoch_search_records,
+            stall_max: self.ground.options.request_timeout.saturating_mul(5),
+        };
+        let kafka = self.ground.kafka;
+        let log = search.run(kafka, bounds, &mut || self.go_on())?;
+        if log.highest > last {
+            tracing::warn!(%topic, in_log = log.highest.map(|epoch| epoch.0), in_database = last.map(|epoch| epoch.0),
+                "X12: Kafka has numbers of this stream that this database does not know: it was restored or \
+                 made anew; a new epoch begins");
+        }
+        let now_s = u64::try_from(now_ms() / 1000).unwrap_or_default();
+        homing_core::epoch::next(last, log, now_s)
+            .ok_or_else(|| Halt::Wait(format!("topic {topic}: the epochs are used up")))
     }
 
     /// Begins a new epoch for each topic whose partition count changed, now

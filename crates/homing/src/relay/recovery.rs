@@ -123,12 +123,18 @@ impl Session<'_> {
         let tails = self.tails(failure);
         let mut from = Vec::new();
         let mut ends = Vec::new();
+        let mut vanished = Vec::new();
         for tail in tails.values() {
             self.go_on()?;
             let open = &self.topics.list[tail.topic];
             let partition = i32::try_from(tail.partition).expect("a partition is an i32");
             let (low, high) = self.admin.ends(&open.epoch.topic, partition).map_err(waits)?;
-            let start = open.lanes[tail.partition].next_offset.max(low);
+            let next_offset = open.lanes[tail.partition].next_offset;
+            if low > next_offset && tail.rows.is_empty() {
+                // Somebody wrote there after the last record this database knows of, and it is gone.
+                vanished.push((tail.topic, partition, next_offset, low));
+            }
+            let start = next_offset.max(low);
             if start < high {
                 let at = TopicPartition {
                     topic: open.epoch.topic.clone(),
@@ -137,6 +143,15 @@ impl Session<'_> {
                 from.push((at.clone(), ReadFrom::At(start)));
                 ends.push((at, high));
             }
+        }
+        for (topic, partition, next_offset, low) in vanished {
+            self.end_epoch(
+                topic,
+                &format!(
+                    "records of partition {partition} from offset {next_offset} to {low} are gone, and this \
+                 outbox does not know what they were"
+                ),
+            );
         }
         if from.is_empty() {
             return Ok(());
@@ -193,6 +208,15 @@ impl Session<'_> {
         tails.into_values().map(|tail| (name(&tail), tail)).collect()
     }
 
+    /// Numbering cannot go on in a topic's epoch: the database was restored.
+    fn end_epoch(&mut self, topic: usize, what: &str) {
+        let open = &mut self.topics.list[topic];
+        if open.outdated.is_none() {
+            tracing::warn!(topic = %open.epoch.topic, "X12: {what}: the database was restored; a new epoch begins");
+            open.outdated = Some(open.epoch.partitions);
+        }
+    }
+
     fn take_tail_record(
         &mut self,
         record: &Record,
@@ -200,19 +224,20 @@ impl Session<'_> {
     ) -> Result<(), Halt> {
         let Some(stamp) = record.stamp_ref() else { return Ok(()) };
         let Some(tail) = tails.get(&(record.topic().to_owned(), record.partition().0)) else { return Ok(()) };
-        let open = &mut self.topics.list[tail.topic];
-        let ours = stamp.stream == self.ground.store.stream().as_str()
-            && stamp.epoch == open.epoch.epoch
-            && stamp.partition == record.partition();
-        if !ours || stamp.seq.0 < tail.first_seq {
+        let open = &self.topics.list[tail.topic];
+        let ours =
+            stamp.stream == self.ground.store.stream().as_str() && stamp.partition == record.partition();
+        if ours && stamp.epoch > open.epoch.epoch {
+            let what = format!("Kafka has epoch {}, which this outbox never began", stamp.epoch);
+            self.end_epoch(tail.topic, &what);
+            return Ok(());
+        }
+        if !ours || stamp.epoch != open.epoch.epoch || stamp.seq.0 < tail.first_seq {
             return Ok(());
         }
         let Some((flight, row)) = tail.rows.get((stamp.seq.0 - tail.first_seq) as usize).copied() else {
-            if open.outdated.is_none() {
-                tracing::warn!(topic = %open.epoch.topic, seq = stamp.seq.0,
-                    "X12: Kafka has a seq that this outbox never gave: it was restored; a new epoch begins");
-                open.outdated = Some(open.epoch.partitions);
-            }
+            let what = format!("Kafka has seq {}, which this outbox never gave", stamp.seq);
+            self.end_epoch(tail.topic, &what);
             return Ok(());
         };
         let flight = &mut self.flights[flight];

@@ -7,6 +7,7 @@ pub mod cluster;
 pub use cluster::{Cluster, LONG, until as wait_until};
 use homing::kafka::partition_list::TopicPartition;
 use homing::kafka::reader::{ReadFrom, TopicReader};
+use homing::kafka::record::Record;
 use homing::testing::Steps;
 use homing::{KafkaConfig, Message, Outbox, Partition, Relay, RelayError, RelayOptions, RelayStatus};
 use homing::{RelaySummary, Shutdown, SqliteOutbox, StreamName, TopicName};
@@ -143,8 +144,8 @@ impl Bench {
         self.records_of(&self.orders)
     }
 
-    /// Everything in the topic, partition by partition, in offset order.
-    pub fn records_of(&self, topic: &str) -> Vec<Seen> {
+    /// Everything in the topic, as a consumer gets it.
+    pub fn read_all(&self, topic: &str) -> Vec<Record> {
         let topic = TopicName::parse(topic).unwrap();
         let mut reader = TopicReader::open(&self.kafka).unwrap();
         let wait = Duration::from_secs(10);
@@ -164,6 +165,12 @@ impl Bench {
             assert!(Instant::now() < deadline, "topic {topic} cannot be read");
             reader.read(&mut records, 10_000, Duration::from_millis(50)).unwrap();
         }
+        records
+    }
+
+    /// Everything in the topic, partition by partition, in offset order.
+    pub fn records_of(&self, topic: &str) -> Vec<Seen> {
+        let records = self.read_all(topic);
         let mut seen: Vec<_> = records
             .iter()
             .map(|record| {

@@ -45,12 +45,13 @@ fn run(job: &Job) -> Result<(), Box<dyn Error>> {
         Role::ConsumerWithoutInbox => consumer(job, Apply::EachTime, steps),
         Role::UnsafeRelay => {
             println!("ready");
-            unsafe_arms::relay_that_marks_on_enqueue(bootstrap, topic, database)
+            unsafe_arms::relay_that_marks_on_enqueue(bootstrap, topic, database, &steps)
         }
         Role::UnsafeConsumer => {
             drop(effects::open(database)?);
             println!("ready");
-            unsafe_arms::consumer_that_auto_commits(bootstrap, topic, &job.group, database)
+            let stall = (job.stall_after, &steps);
+            unsafe_arms::consumer_that_auto_commits(bootstrap, topic, &job.group, database, stall)
         }
     }
 }

@@ -50,8 +50,8 @@ pub(super) fn open_epoch(
     }
     let tx = fenced(connection, token, open)?;
     let last = last_epoch(&tx, &topic.topic)?.map_or(0, |last| last.0);
-    if last + 1 != epoch {
-        return refuse(format!("epoch {epoch} of topic {name} does not follow {last}"));
+    if epoch <= last {
+        return refuse(format!("epoch {epoch} of topic {name} does not lie above {last}"));
     }
     let unsettled: Option<i64> = tx
         .query_row(
