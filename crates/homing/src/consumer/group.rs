@@ -230,6 +230,7 @@ impl Intake {
     /// Forgets slots; completions that still come for them are stale.
     fn give_up(&mut self, held: &[SlotIndex]) {
         self.dispatch.close(held);
+        self.dispatch.claims.end(held);
         for index in held {
             self.judge.parked.forget(*index);
             self.slots.remove(*index);
@@ -278,7 +279,7 @@ impl Intake {
         let (window, percent) = (self.options.window_max, u64::from(self.options.window_alarm_percent));
         for slot in self.slots.iter_mut() {
             let span = slot.tracker.span();
-            if span < window / 100 * percent && !slot.paused {
+            if span < window / 100 * percent && !slot.paused && !slot.over_share {
                 continue;
             }
             if let Some(oldest) = slot.tracker.oldest_unfinished()
@@ -290,9 +291,9 @@ impl Intake {
                 tracing::warn!(at = %slot.at, offset = oldest.0, span, window, "one record holds its partition up");
             }
             let at = std::slice::from_ref(&slot.at);
-            if span >= window && !slot.paused {
+            if (span >= window || slot.over_share) && !slot.paused {
                 slot.paused = self.client.pause(at).inspect_err(|e| tracing::warn!(%e, "pause")).is_ok();
-            } else if slot.paused && span <= window / 2 {
+            } else if slot.paused && span <= window / 2 && !slot.over_share {
                 // Pausing dropped what was fetched ahead: go on exactly where the tracker stands.
                 let position = Entry { offset: slot.tracker.position().0, ..Entry::of(slot.at.clone()) };
                 let resumed = self.client.seek(&[position], ASK).and_then(|()| self.client.resume(at));

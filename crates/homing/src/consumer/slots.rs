@@ -23,6 +23,10 @@ pub(crate) struct Slot {
     pub touched: bool,
     /// Not fetched, because its window is full.
     pub paused: bool,
+    /// Not fetched, because it has more than its share of what may wait.
+    pub over_share: bool,
+    /// Records finished since the last look at the shares.
+    pub finished_lately: u64,
     /// The record an alarm was raised for.
     pub alarmed_for: Option<Offset>,
     /// Where leader epochs begin, as far as read.
@@ -51,6 +55,8 @@ impl Slot {
             committed: None,
             touched: false,
             paused: false,
+            over_share: false,
+            finished_lately: 0,
             alarmed_for: None,
             epochs,
             map_epoch,
