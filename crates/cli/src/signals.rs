@@ -29,6 +29,7 @@ pub fn shutdown_on_signals() -> Result<Shutdown, Failure> {
                     _ = interrupt.recv() => 130,
                 };
                 if told_to_stop {
+                    crate::process_group::kill_all();
                     std::process::exit(code);
                 }
                 told_to_stop = true;

@@ -288,6 +288,7 @@ impl Intake {
     /// Forgets slots; completions that still come for them are stale.
     pub fn give_up(&mut self, held: &[SlotIndex]) {
         self.dispatch.close(held);
+        self.dispatch.claims.end(held);
         for index in held {
             self.judge.parked.forget(*index);
             self.slots.remove(*index);
@@ -374,7 +375,7 @@ impl Intake {
         let now = Instant::now();
         for slot in self.slots.iter_mut() {
             let span = slot.tracker.span();
-            if span < window / 100 * percent && !slot.paused {
+            if span < window / 100 * percent && !slot.paused && !slot.over_share {
                 continue;
             }
             if let Some(oldest) = slot.tracker.oldest_unfinished()
@@ -387,9 +388,9 @@ impl Intake {
                 }
             }
             let at = std::slice::from_ref(&slot.at);
-            if span >= window && !slot.paused {
+            if (span >= window || slot.over_share) && !slot.paused {
                 slot.paused = self.client.pause(at).inspect_err(|e| tracing::warn!(%e, "pause")).is_ok();
-            } else if slot.paused && span <= window / 2 {
+            } else if slot.paused && span <= window / 2 && !slot.over_share {
                 // Pausing dropped what was fetched ahead: go on exactly where the tracker stands.
                 slot.paused = false;
                 slot.holes.unsettle();

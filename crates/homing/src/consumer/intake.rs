@@ -15,6 +15,7 @@ use super::error::ConsumerError;
 use super::group::Start;
 use super::holes::Hole;
 use super::options::{ConsumerOptions, SetAside};
+use super::share::Shares;
 use super::slots::Slots;
 use super::status::ConsumerStatus;
 use super::topics::Topics;
@@ -60,8 +61,12 @@ pub(crate) struct Intake {
     /// The client's `max.poll.interval.ms`.
     pub poll_interval_max: Duration,
     pub served_at: Instant,
+    /// Records taken and not finished.
+    pub in_hand: usize,
+    pub in_hand_bytes: usize,
+    /// Of these, the ones that run or may start; the others wait.
     in_flight: usize,
-    in_flight_bytes: usize,
+    pub shares: Shares,
     /// Records finished since the status was told.
     finished: u64,
     /// The mean size of recent records, to keep a batch within the byte limit.
@@ -110,6 +115,7 @@ impl Intake {
             options.steps.clone(),
             options.commit_interval,
         );
+        let shares = Shares::new(&options);
         Self {
             options,
             client,
@@ -130,8 +136,10 @@ impl Intake {
             keeps_records: false,
             poll_interval_max,
             served_at: Instant::now(),
+            in_hand: 0,
+            in_hand_bytes: 0,
             in_flight: 0,
-            in_flight_bytes: 0,
+            shares,
             finished: 0,
             record_bytes: 256,
             batch: Vec::new(),
@@ -162,6 +170,7 @@ impl Intake {
             self.watch_partitions()?;
             self.collect()?;
             self.commits.tick(&mut self.slots);
+            self.watch_shares();
             self.watch_windows();
             let more = self.take_in()?;
             self.dispatch.supervise(&mut self.supervisor);
@@ -178,6 +187,7 @@ impl Intake {
     pub fn collect(&mut self) -> Result<(), ConsumerError> {
         let mut collected = std::mem::take(&mut self.collected);
         self.dispatch.collect(&mut collected);
+        self.in_flight = collected.in_flight;
         for finished in collected.finished.drain(..) {
             self.finish(finished);
         }
@@ -206,10 +216,11 @@ impl Intake {
 
     #[inline]
     fn finish(&mut self, Finished { slot, token, bytes }: Finished) {
-        self.in_flight -= 1;
-        self.in_flight_bytes -= bytes;
+        self.in_hand -= 1;
+        self.in_hand_bytes -= bytes;
         let completed = self.slots.get_mut(slot).map_or(Completed::Stale, |slot| {
             slot.touched = true;
+            slot.finished_lately += 1;
             slot.tracker.complete(token)
         });
         match completed {
@@ -225,8 +236,8 @@ impl Intake {
     }
 
     fn release(&mut self, job: &Job) {
-        self.in_flight -= 1;
-        self.in_flight_bytes -= job.record.size_bytes();
+        self.in_hand -= 1;
+        self.in_hand_bytes -= job.record.size_bytes();
         if let Some(slot) = self.slots.get_mut(job.slot)
             && slot.tracker.assignment() == job.token.assignment
         {
@@ -300,8 +311,8 @@ impl Intake {
 
     /// How many records may be read now.
     fn room(&mut self) -> usize {
-        let free = self.options.in_flight_max.saturating_sub(self.in_flight);
-        let free_bytes = self.options.in_flight_bytes_max.saturating_sub(self.in_flight_bytes);
+        let free = self.free();
+        let free_bytes = self.shares.bytes_cap.saturating_sub(self.in_hand_bytes);
         let by_bytes = if free_bytes == 0 { 0 } else { free_bytes / self.record_bytes + 1 };
         let room = free.min(by_bytes).min(BATCH_MAX);
         // A few free places are left to grow into a batch worth reading, for a moment.
@@ -312,6 +323,17 @@ impl Intake {
         }
         let since = *self.full_since.get_or_insert_with(Instant::now);
         if since.elapsed() > Duration::from_millis(2) { room } else { 0 }
+    }
+
+    /// Records that may be read, whether they turn out to be in flight or to wait.
+    fn free(&self) -> usize {
+        let free = self.options.in_flight_max.saturating_sub(self.in_flight);
+        free.min(self.shares.waiting_cap.saturating_sub(self.waiting()))
+    }
+
+    /// Records in hand that wait, behind another of their lane or for another attempt.
+    pub fn waiting(&self) -> usize {
+        self.in_hand.saturating_sub(self.in_flight)
     }
 
     fn register(&mut self, batch: &mut Vec<Record>) {
@@ -359,12 +381,14 @@ impl Intake {
             self.jobs.push((lane, Job { record: Held::Own(record), slot: index, token, failures: 0 }));
         }
         let taken = self.jobs.len();
-        self.in_flight += taken;
-        self.in_flight_bytes += bytes;
+        self.in_hand += taken;
+        self.in_hand_bytes += bytes;
         if let Some(mean) = bytes.checked_div(taken) {
             self.record_bytes = (self.record_bytes * 3 + mean) / 4 + 1;
         }
-        self.dispatch.push(&mut self.jobs);
+        if taken > 0 {
+            self.in_flight = self.dispatch.push(&mut self.jobs);
+        }
         ConsumerStatus::add(&self.status.received, received);
         if restored + repeated > 0 {
             ConsumerStatus::add(&self.status.restored, restored);
@@ -440,7 +464,7 @@ impl Intake {
         let wanted = match self.full_since {
             None => 0,
             Some(_) => {
-                if self.in_flight < self.options.in_flight_max {
+                if self.free() > 0 {
                     longest = longest.min(Duration::from_millis(2));
                 }
                 (self.options.in_flight_max / 16).clamp(1, BATCH_MAX / 8)
@@ -453,8 +477,9 @@ impl Intake {
     }
 
     pub fn publish(&self) {
-        ConsumerStatus::set(&self.status.in_flight, self.in_flight as u64);
-        ConsumerStatus::set(&self.status.in_flight_bytes, self.in_flight_bytes as u64);
+        ConsumerStatus::set(&self.status.in_flight, self.in_hand as u64);
+        ConsumerStatus::set(&self.status.in_flight_bytes, self.in_hand_bytes as u64);
+        ConsumerStatus::set(&self.status.waiting, self.waiting() as u64);
     }
 }
 

@@ -37,6 +37,12 @@ pub(crate) struct Slot {
     pub dropped_of_batch: u64,
     /// Characters of a commit map; less than there may be when the broker allows less.
     pub map_chars_max: usize,
+    /// Not fetched, because it has more than its share of what may wait.
+    pub over_share: bool,
+    /// Records finished since the last look at the shares.
+    pub finished_lately: u64,
+    /// The record an alarm was raised for.
+    pub alarmed_for: Option<Offset>,
     /// Where leader epochs begin, as far as read.
     epochs: Vec<(Offset, i32)>,
     /// The newest leader epoch whose records the restored map speaks of.
@@ -69,6 +75,9 @@ impl Slot {
             hearing: Hearing::default(),
             dropped_of_batch: 0,
             map_chars_max: CommitMap::CHARS_MAX,
+            over_share: false,
+            finished_lately: 0,
+            alarmed_for: None,
             epochs,
             map_epoch,
         }

@@ -56,6 +56,8 @@ counters! {
     dead_lettered,
     /// Of these, records that followed their parked key.
     parked,
+    /// Of these, letters without their record's payload, for which their topic had no room.
+    dead_letters_cut,
     /// Dead letters that could not be written at once.
     dead_letter_failures,
     /// Commits acknowledged.
@@ -64,7 +66,9 @@ counters! {
     commit_failures,
     /// Records taken and not finished.
     in_flight,
-    /// Bytes of key and payload of these.
+    /// Of these, records that wait behind another of their lane or for another attempt.
+    waiting,
+    /// Bytes of key and payload of records taken and not finished.
     in_flight_bytes,
     /// Partitions held now.
     partitions,
@@ -86,7 +90,8 @@ counters! {
     maps_dropped,
     /// Completions that came too late, after their partition was given up.
     stale,
-    /// Alarms that the oldest unfinished record holds its partition up.
+    /// Alarms that a partition is held up: by its oldest unfinished record, or because it has more
+    /// than its share of what may wait.
     head_of_line,
     /// Gaps seen in a lane's numbering, each a suspicion until it is filled or confirmed.
     gaps,

@@ -153,16 +153,19 @@ impl Intake {
     fn note_missing(&mut self, topics: &[(TopicName, Described)]) {
         for (topic, described) in topics {
             match described {
-                Described::Missing if self.topics.missing.insert(topic.clone()) => {
-                    let held = self.slots.iter().filter(|slot| slot.at.topic == *topic).count();
-                    tracing::warn!(%topic, held, "there is no such topic: never made, or deleted (A03); waiting for it, other topics go on");
+                Described::Missing => {
+                    // Said at each look: the client's own words come between.
                     self.status
                         .failed(format!("{topic}: there is no such topic: never made, or deleted (A03)"));
+                    if self.topics.missing.insert(topic.clone()) {
+                        let held = self.slots.iter().filter(|slot| slot.at.topic == *topic).count();
+                        tracing::warn!(%topic, held, "there is no such topic: never made, or deleted (A03); waiting for it, other topics go on");
+                    }
                 }
                 Described::Here { .. } if self.topics.missing.remove(topic) => {
                     tracing::info!(%topic, "the topic is there");
                 }
-                Described::Missing | Described::Here { .. } | Described::Unclear(_) => {}
+                Described::Here { .. } | Described::Unclear(_) => {}
             }
         }
         ConsumerStatus::set(&self.status.topics_missing, self.topics.missing.len() as u64);

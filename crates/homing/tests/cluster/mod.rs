@@ -147,9 +147,15 @@ impl Cluster {
     }
 
     pub fn create(&self, topic: &str, partitions: i32) {
+        self.create_with(topic, partitions, &[]);
+    }
+
+    /// The same, with settings of the topic's own.
+    pub fn create_with(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         let insync = self.config.min_insync_replicas.to_string();
         let replication = TopicReplication::Fixed(self.config.replication_factor);
         let new = NewTopic::new(topic, partitions, replication).set("min.insync.replicas", &insync);
+        let new = settings.iter().fold(new, |new, (key, value)| new.set(key, value));
         let results = self.admin(async |admin, options| admin.create_topics([&new], options).await);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         self.until_known(topic, partitions as usize);
