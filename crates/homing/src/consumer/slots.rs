@@ -41,8 +41,6 @@ pub(crate) struct Slot {
     pub over_share: bool,
     /// Records finished since the last look at the shares.
     pub finished_lately: u64,
-    /// The record an alarm was raised for.
-    pub alarmed_for: Option<Offset>,
     /// Where leader epochs begin, as far as read.
     epochs: Vec<(Offset, i32)>,
     /// The newest leader epoch whose records the restored map speaks of.
@@ -77,7 +75,6 @@ impl Slot {
             map_chars_max: CommitMap::CHARS_MAX,
             over_share: false,
             finished_lately: 0,
-            alarmed_for: None,
             epochs,
             map_epoch,
         }
