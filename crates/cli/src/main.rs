@@ -12,6 +12,7 @@ mod endpoint;
 mod exit;
 mod input;
 mod logging;
+mod process_group;
 mod progress;
 mod record_json;
 mod signals;

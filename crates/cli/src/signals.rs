@@ -1,7 +1,7 @@
 //! SIGTERM, SIGINT and SIGHUP ask for a drain; a second SIGTERM or SIGINT ends at once.
 //!
-//! The second one is left to the kernel: whatever a thread of ours waits for then,
-//! it ends. SIGHUP comes several times when a terminal closes, so it never
+//! The second one kills the commands that `consume --exec` runs and is then left to the
+//! kernel: whatever another thread of ours waits for, the process ends. SIGHUP comes several times when a terminal closes, so it never
 //! cuts a drain short; where it was ignored from the start (`nohup`), it stays so.
 
 use crate::exit::{During, Failure};
@@ -43,12 +43,24 @@ pub fn shutdown_on_signals() -> Result<Shutdown, Failure> {
             triggered.trigger();
             tracing::info!("finishing what is under way; a second signal ends at once");
             tokio::time::sleep(ONE_REQUEST).await;
-            kernel::ends_at_once(SignalKind::terminate());
-            kernel::ends_at_once(SignalKind::interrupt());
+            drain_repeats(&mut terminate, &mut interrupt).await;
+            let second = tokio::select! {
+                _ = terminate.recv() => SignalKind::terminate(),
+                _ = interrupt.recv() => SignalKind::interrupt(),
+            };
+            crate::process_group::kill_all();
+            kernel::end_at_once(second);
         });
     };
     std::thread::Builder::new().name("signals".into()).spawn(wait).during("start a thread for signals")?;
     Ok(shutdown)
+}
+
+/// Takes what came within the time in which repeats count as one request.
+async fn drain_repeats(terminate: &mut Signal, interrupt: &mut Signal) {
+    for signal in [terminate, interrupt] {
+        drop(tokio::time::timeout(Duration::ZERO, signal.recv()).await);
+    }
 }
 
 async fn received(signal: Option<&mut Signal>) {
@@ -73,9 +85,12 @@ mod kernel {
         }
     }
 
-    /// From now on it ends the process, without a word from us.
-    pub fn ends_at_once(signal: SignalKind) {
-        // SAFETY: the default action is always allowed for these signals.
-        unsafe { libc::signal(signal.as_raw_value(), libc::SIG_DFL) };
+    /// Ends the process by the signal's default action, whatever its other threads wait for.
+    pub fn end_at_once(signal: SignalKind) {
+        // SAFETY: the default action is always allowed for these signals, and raising takes no memory.
+        unsafe {
+            libc::signal(signal.as_raw_value(), libc::SIG_DFL);
+            libc::kill(libc::getpid(), signal.as_raw_value());
+        }
     }
 }

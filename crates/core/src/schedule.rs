@@ -128,6 +128,15 @@ struct Node<T> {
     next: u32,
 }
 
+/// How much may be handed out at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakeLimit {
+    /// Jobs in all.
+    pub jobs: usize,
+    /// Lanes and jobs without a lane: what may run side by side.
+    pub turns: usize,
+}
+
 /// What waits for its turn: a lane, or a job without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Turn {
@@ -161,6 +170,10 @@ pub struct Lanes<T> {
     delayed: BinaryHeap<Reverse<(u64, Turn)>>,
     /// Jobs here, in whatever state, that are not handed out.
     waiting: usize,
+    /// Lanes in the state `Running`.
+    running: usize,
+    /// Jobs without a lane that are handed out and not over.
+    alone: usize,
 }
 
 impl<T> Default for Lanes<T> {
@@ -181,6 +194,8 @@ impl<T> Lanes<T> {
             ready: VecDeque::new(),
             delayed: BinaryHeap::new(),
             waiting: 0,
+            running: 0,
+            alone: 0,
         }
     }
 
@@ -207,18 +222,28 @@ impl<T> Lanes<T> {
 
     /// Moves up to `max` jobs that may start to `out`: whole runs, one lane's jobs side by side.
     pub fn take(&mut self, max: usize, out: &mut impl Extend<Taken<T>>) {
-        let mut left = max;
-        while left > 0 {
-            match self.ready.pop_front() {
-                None => return,
+        self.take_within(TakeLimit { jobs: max, turns: usize::MAX }, out);
+    }
+
+    /// As [`take`](Self::take), within both limits; returns how many turns were taken: runs of
+    /// lanes and jobs without one.
+    pub fn take_within(&mut self, limit: TakeLimit, out: &mut impl Extend<Taken<T>>) -> usize {
+        let (mut left, mut turns) = (limit.jobs, 0);
+        while left > 0 && turns < limit.turns {
+            let taken = match self.ready.pop_front() {
+                None => break,
                 Some(Turn::Job(node)) => {
                     let (job, _) = self.remove(node);
                     out.extend(Some(Taken { lane: None, job }));
-                    left -= 1;
+                    self.alone += 1;
+                    1
                 }
-                Some(Turn::Lane(id)) => left -= self.take_run(id, left, out),
-            }
+                Some(Turn::Lane(id)) => self.take_run(id, left, out),
+            };
+            left -= taken;
+            turns += usize::from(taken > 0);
         }
+        turns
     }
 
     fn take_run(&mut self, id: u32, max: usize, out: &mut impl Extend<Taken<T>>) -> usize {
@@ -233,7 +258,18 @@ impl<T> Lanes<T> {
         let lane = &mut self.lanes[id as usize];
         lane.head = node;
         lane.state = if count > 0 { State::Running } else { State::Idle };
+        self.running += usize::from(count > 0);
         count
+    }
+
+    /// Notes that so many jobs without a lane, which were handed out, are over or come back.
+    ///
+    /// # Panics
+    /// When fewer were handed out.
+    #[inline]
+    pub fn alone_over(&mut self, jobs: usize) {
+        assert!(self.alone >= jobs, "only what was handed out can be over");
+        self.alone -= jobs;
     }
 
     /// Ends a lane's run: all its jobs are done with or put back. The next run may start.
@@ -244,6 +280,7 @@ impl<T> Lanes<T> {
     pub fn finish(&mut self, LaneId(id): LaneId) {
         let lane = &mut self.lanes[id as usize];
         assert!(lane.state == State::Running, "only a running lane can finish, this one is {:?}", lane.state);
+        self.running -= 1;
         if lane.head == NONE {
             lane.state = State::Idle;
         } else {
@@ -277,6 +314,7 @@ impl<T> Lanes<T> {
         let lane = &mut self.lanes[id as usize];
         assert!(lane.state == State::Running, "only a running lane can be delayed");
         lane.state = State::Delayed;
+        self.running -= 1;
         self.delayed.push(Reverse((due_ms, Turn::Lane(id))));
     }
 
@@ -296,6 +334,7 @@ impl<T> Lanes<T> {
                 Turn::Job(_) => self.ready.push_back(turn),
                 Turn::Lane(id) => {
                     self.lanes[id as usize].state = State::Running;
+                    self.running += 1;
                     self.finish(LaneId(id));
                 }
             }
@@ -379,6 +418,13 @@ impl<T> Lanes<T> {
     #[must_use]
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// How many lanes and jobs without one run, or may start now: what is in flight. All other
+    /// jobs wait, behind another of their lane or for their time.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.ready.len() + self.running + self.alone
     }
 
     /// How many lanes and single jobs may start now.

@@ -1,8 +1,12 @@
 //! Measures a consumer beside reading the same topic and dropping the records.
 //!
-//! `consumer_rate BOOTSTRAP TOPIC RECORDS [drop|blocking|async|async-1ms|blocking-1ms] [IN_FLIGHT] [WORKERS]`
-//! reads RECORDS records from the start of TOPIC. `consumer_rate BOOTSTRAP TOPIC RECORDS fill [zipf]`
-//! makes the topic with 6 partitions and writes them: 100 bytes each, 10,000 keys.
+//! `consumer_rate BOOTSTRAP TOPIC RECORDS MODE [IN_FLIGHT] [WORKERS]`, with MODE one of
+//! drop, blocking, blocking-1ms, async, async-1ms, async-1ms-sleep, reads RECORDS records from the start
+//! of TOPIC. `async-1ms` is answered by another thread after 1 ms, as by a server; `async-1ms-sleep`
+//! sleeps with tokio, whose timer makes about 2 ms of it when one sleep follows another.
+//! `consumer_rate BOOTSTRAP TOPIC RECORDS fill [zipf]` makes the topic with 6 partitions and writes
+//! them: 100 bytes each, 10,000 keys, drawn evenly or from a Zipf distribution with exponent 1, whose
+//! hottest key has 10.2 % of the records.
 
 use homing::consumer::{Consumer, ConsumerOptions, Outcome};
 use homing::kafka::partition_list::TopicPartition;
@@ -12,9 +16,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 type Anything = Box<dyn Error>;
 
@@ -52,14 +57,14 @@ fn fill(config: &KafkaConfig, topic: &str, records: u64, zipf: bool) -> Result<(
     settings.set("linger.ms", "20").set("queue.buffering.max.messages", "1000000");
     let producer: BaseProducer = settings.create()?;
     let payload = [b'x'; 100];
+    let shares = zipf_shares(10_000);
     let mut random = 0x1234_5678_9ABC_DEF1_u64;
     for _ in 0..records {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         let even = (random >> 11) as f64 / (1u64 << 53) as f64;
-        // The inverse of a Zipf distribution with exponent 1, continuous form.
-        let key = if zipf { 10_000f64.powf(even) as u64 } else { random % 10_000 };
+        let key = if zipf { shares.partition_point(|share| *share < even) as u64 } else { random % 10_000 };
         let key = format!("key-{key}");
         let mut record = BaseRecord::to(topic).key(&key).payload(&payload[..]);
         while let Err((_, back)) = producer.send(record) {
@@ -68,6 +73,19 @@ fn fill(config: &KafkaConfig, topic: &str, records: u64, zipf: bool) -> Result<(
         }
     }
     Ok(producer.flush(Duration::from_secs(120))?)
+}
+
+/// The share of the records whose key is among the first n, for n of 1 to `keys`.
+fn zipf_shares(keys: u32) -> Vec<f64> {
+    let mut sum = 0.0;
+    let mut sums: Vec<f64> = (1..=keys)
+        .map(|rank| {
+            sum += 1.0 / f64::from(rank);
+            sum
+        })
+        .collect();
+    sums.iter_mut().for_each(|so_far| *so_far /= sum);
+    sums
 }
 
 fn read_and_drop(config: &KafkaConfig, topic: &str, records: u64) -> Result<f64, Anything> {
@@ -89,6 +107,33 @@ fn read_and_drop(config: &KafkaConfig, topic: &str, records: u64) -> Result<f64,
         batch.clear();
     }
     Ok(begun.elapsed().as_secs_f64())
+}
+
+/// Answers each question after one millisecond, from a thread of its own.
+struct Server {
+    questions: mpsc::Sender<(Instant, oneshot::Sender<()>)>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let (questions, asked) = mpsc::channel::<(Instant, oneshot::Sender<()>)>();
+        // Ends with the last handler that could ask.
+        std::thread::spawn(move || {
+            for (at, answer) in asked {
+                std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                // Whoever asked may be gone.
+                let _ = answer.send(());
+            }
+        });
+        Self { questions }
+    }
+
+    fn ask(&self) -> oneshot::Receiver<()> {
+        let (answer, answered) = oneshot::channel();
+        // Without an answer the receiver says so.
+        drop(self.questions.send((Instant::now() + Duration::from_millis(1), answer)));
+        answered
+    }
 }
 
 fn consume(
@@ -136,7 +181,18 @@ fn consume(
             &shutdown,
         )?,
         "async" => consumer.run_async(|_| async { Outcome::Ok }, &shutdown)?,
-        "async-1ms" => consumer.run_async(
+        "async-1ms" => {
+            let server = Server::start();
+            consumer.run_async(
+                move |_| {
+                    let answer = server.ask();
+                    // Dropped only when the run is over.
+                    async move { answer.await.map_or_else(|_| Outcome::retry("no answer"), |()| Outcome::Ok) }
+                },
+                &shutdown,
+            )?
+        }
+        "async-1ms-sleep" => consumer.run_async(
             |_| async {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 Outcome::Ok

@@ -226,6 +226,64 @@ fn a_member_with_an_instance_id_restarts_without_a_rebalance() {
     restarted.stop();
 }
 
+/// The group gives a restarted static member what it had, and asks nobody to share out anew; what was
+/// added to the topic meanwhile would be nobody's for as long as the members live.
+fn partitions_added_while_static_members_were_away_are_taken_up(strategy: &str, names: &[&str]) {
+    let cluster = Cluster::start();
+    let topic = cluster.topic("grown", 2);
+    let group = cluster.name("g");
+    let (config, ledger) = (with_strategy(&cluster, strategy), Arc::<Ledger>::default());
+    let start = |name: &&str| {
+        let instance_id = Some((*name).to_owned());
+        member(&config, ConsumerOptions { instance_id, ..options(&group, &topic) }, &ledger)
+    };
+    let held = |members: &[Running]| members.iter().map(|member| member.counts().partitions).sum::<u64>();
+    let members: Vec<Running> = names.iter().map(start).collect();
+    until("the members share", || held(&members) == 2);
+    members.into_iter().for_each(|member| drop(member.stop()));
+    cluster.grow(&topic, 6);
+    let members: Vec<Running> = names.iter().map(start).collect();
+    let writer = Writer::new(&cluster);
+    (0..600).for_each(|number| {
+        let partition = Some(number % 6);
+        writer.put(&topic, partition, Some(&format!("k{number}")), &number.to_string(), None);
+    });
+    writer.flush();
+    until("every record is handled", || ledger.distinct() == 600);
+    until("every partition is somebody's", || held(&members) == 6);
+    members.into_iter().for_each(|member| drop(member.stop()));
+    ledger.check(600, 0);
+}
+
+#[test]
+fn partitions_added_while_a_static_member_was_away_are_taken_up_by_it() {
+    partitions_added_while_static_members_were_away_are_taken_up("cooperative-sticky", &["only"]);
+}
+
+#[test]
+fn partitions_added_while_all_static_members_were_away_are_taken_up_by_them() {
+    partitions_added_while_static_members_were_away_are_taken_up("range", &["one", "other"]);
+}
+
+/// It looks 2 s after it was given its partitions, and asks for up to 5 s: a coordinator that is back
+/// only after that answers a question nobody waits for any more.
+#[test]
+fn a_static_member_outlives_a_cluster_that_is_away_while_it_looks_after_its_group() {
+    let cluster = Cluster::between();
+    let topic = cluster.topic("away", 2);
+    let settings = ConsumerOptions { instance_id: Some("a".into()), ..options(&cluster.name("g"), &topic) };
+    let ledger = Arc::<Ledger>::default();
+    let running = member(&cluster.config, settings, &ledger);
+    running.until("it is at work", |counts| counts.partitions == 2);
+    cluster.cut();
+    std::thread::sleep(Duration::from_secs(9));
+    cluster.mend();
+    fill(&cluster, &topic, 100, |number| format!("k{number}"));
+    until("every record is handled", || ledger.distinct() == 100);
+    running.stop();
+    ledger.check(100, 0);
+}
+
 #[test]
 fn a_commit_that_fails_is_made_again() {
     let cluster = Cluster::between();

@@ -314,3 +314,72 @@ fn a_record_that_holds_its_partition_up_raises_an_alarm_and_pauses_only_that_par
     assert_eq!((counts.received, counts.repeated), (2_000, 0), "pausing lost and repeated nothing");
     running.stop();
 }
+
+/// Consumes one record of `key` and `payload`, which is rejected, beside 20 small ones that are
+/// too; returns the letters, by their record's offset.
+fn letters_of(
+    cluster: &Cluster,
+    what: &str,
+    letter_bytes_max: &str,
+    (key, payload): (&str, &str),
+) -> (Vec<Letter>, homing::consumer::ConsumerCounts) {
+    let (topic, dead) = (cluster.name(what), cluster.name(&format!("{what}-dead")));
+    cluster.create_with(&topic, 1, &[("max.message.bytes", "8000000")]);
+    cluster.create_with(&dead, 1, &[("max.message.bytes", letter_bytes_max)]);
+    let mut config = cluster.config.clone();
+    config.client.insert("message.max.bytes".into(), "8000000".into());
+    let producer: rdkafka::producer::BaseProducer = config.producer_config().unwrap().create().unwrap();
+    for number in 0..21 {
+        let (key, payload) = if number == 10 { (key, payload) } else { ("small", "x") };
+        let record = rdkafka::producer::BaseRecord::to(&topic).partition(0).key(key).payload(payload);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    rdkafka::producer::Producer::flush(&producer, consumer_support::LONG).unwrap();
+    let settings = ConsumerOptions {
+        dead_letter: Some(TopicName::parse(&dead).unwrap()),
+        ..options(&cluster.name(&format!("g-{what}")), &topic)
+    };
+    let running = Running::blocking(cluster, settings, |_| Outcome::reject("not ours"));
+    running.until("all are set aside", |counts| counts.finished == 21);
+    let counts = running.stop().counts;
+    assert_eq!((counts.dead_lettered, counts.intake_stopped.clone()), (21, None));
+    let mut letters = read_all(cluster, &dead, 1);
+    letters.sort_by_key(|letter| letter.headers[header::OFFSET].parse::<u64>().unwrap());
+    (letters, counts)
+}
+
+#[test]
+fn a_dead_letter_above_the_clients_usual_limit_is_written_whole() {
+    let cluster = Cluster::start();
+    let payload = "p".repeat(3_000_000);
+    let (letters, counts) = letters_of(&cluster, "large", "8000000", ("k", &payload));
+    assert_eq!(counts.dead_letters_cut, 0);
+    assert!(letters[10].payload.as_ref() == Some(&payload), "the whole payload");
+    assert!(letters.iter().all(|letter| !letter.headers.contains_key(header::LEFT_OUT)));
+}
+
+#[test]
+fn a_dead_letter_above_its_topics_limit_says_where_its_record_lies_and_why_it_was_given_up() {
+    let cluster = Cluster::start();
+    let payload = "p".repeat(100_000);
+    for (what, key, left_out) in
+        [("cut", "k".to_owned(), "payload"), ("bare", "k".repeat(50_000), "payload,key,headers")]
+    {
+        let (letters, counts) = letters_of(&cluster, what, "20000", (&key, &payload));
+        assert_eq!((counts.dead_letters_cut, counts.dead_letter_failures), (1, 0));
+        let cut = &letters[10];
+        assert_eq!(cut.key.as_deref(), (left_out == "payload").then_some("k"));
+        assert_eq!(cut.payload.as_deref(), Some(""), "no tombstone");
+        for (name, value) in [
+            (header::LEFT_OUT, left_out),
+            (header::PAYLOAD_BYTES, "100000"),
+            (header::OFFSET, "10"),
+            (header::REASON, "not ours"),
+            (header::TOPIC, &cluster.name(what)),
+        ] {
+            assert_eq!(cut.headers[name], value, "{name}");
+        }
+        let whole = |letter: &Letter| letter.payload.as_deref() == Some("x");
+        assert_eq!(letters.iter().filter(|letter| whole(letter)).count(), 20, "its neighbours are whole");
+    }
+}

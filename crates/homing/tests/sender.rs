@@ -171,6 +171,64 @@ fn a_send_waits_for_another_writer_of_the_database() {
 }
 
 #[test]
+fn sends_without_a_receipt_are_limited_and_go_on_once_receipts_come() {
+    let bench = Bench::new();
+    let options = SenderOptions {
+        pending_max: 5,
+        send_timeout: Duration::from_millis(200),
+        ..SenderOptions::default()
+    };
+    let sender = Sender::open(bench.outbox.clone(), options).unwrap();
+    for n in 0..5 {
+        sender.send_with(bench.message(0, n), |result| drop(result.unwrap())).unwrap();
+    }
+    for error in [
+        sender.send_with(bench.message(0, 5), |_| panic!("it was refused")).unwrap_err(),
+        sender.send(bench.message(0, 5)).unwrap_err(),
+    ] {
+        assert!(matches!(error, SendError::Full { pending: 5, .. }), "{error}");
+        assert_eq!(error.retry(), Retry::Later);
+    }
+    let relay = bench.relay();
+    wait_until("the receipts are there", || sender.pending() == 0);
+    for n in 5..10 {
+        sender.send_with(bench.message(0, n), |result| drop(result.unwrap())).unwrap();
+    }
+    wait_until("these too", || sender.pending() == 0);
+    sender.close();
+    relay.stop();
+    bench.assert_each_row_once_in_order(10);
+}
+
+#[test]
+fn a_send_ends_in_its_time_also_when_the_queue_is_full() {
+    let bench = Bench::new();
+    let options = SenderOptions {
+        queue_max: 1,
+        group_max: 1,
+        send_timeout: Duration::from_millis(200),
+        ..SenderOptions::default()
+    };
+    let sender = Sender::open(bench.outbox.clone(), options).unwrap();
+    let blocker = bench.outbox.connect().unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The writer waits with the first; the queue holds the second; there is no place for a third.
+    for n in 0..2 {
+        sender.send_with(bench.message(0, n), drop).unwrap();
+    }
+    let (done, ended) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| done.send(sender.send(bench.message(0, 2))).unwrap());
+        let result = ended.recv_timeout(Duration::from_secs(3));
+        blocker.execute_batch("COMMIT").unwrap();
+        let error = result.expect("it ends while the database is still busy").unwrap_err();
+        assert!(matches!(error, SendError::Full { .. }), "{error}");
+    });
+    wait_until("the others are stored", || bench.outbox.stats().unwrap().rows == 2);
+    sender.close();
+}
+
+#[test]
 fn the_examples_do_what_they_say() {
     let bench = Bench::new();
     let bootstrap = bench.cluster.bootstrap().to_owned();

@@ -102,6 +102,8 @@ pub struct Job {
     pub database: PathBuf,
     /// `STEP:NTH`: the worker kills itself when it reaches the step for the nth time.
     pub kill: Option<String>,
+    /// Where it tells what it does: its log, with its Kafka client's, and its status each second.
+    pub log: Option<PathBuf>,
     /// For [`Role::UnsafeConsumer`]: its worker applies no record from this one (counted from 1) on.
     pub stall_after: Option<u64>,
 }

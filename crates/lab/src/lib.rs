@@ -5,6 +5,7 @@
 //! committed with what is on the wire and with what took effect, row by row.
 
 pub mod acked;
+pub mod backtrace;
 pub mod bench;
 pub mod checker;
 pub mod cluster;

@@ -3,7 +3,7 @@
 use crate::checker::{Committed, Report, check, check_unstamped};
 use crate::job::{Job, Role, Site};
 use crate::process::Worker;
-use crate::{effects, wire, workload};
+use crate::{backtrace, effects, wire, workload};
 use homing::outbox::SqliteOutbox;
 use homing_core::StreamName;
 use std::error::Error;
@@ -41,6 +41,8 @@ pub struct Scene {
     site: Site,
     program: &'static str,
     topic: String,
+    /// Workers write logs, kept when the scene ends badly.
+    tells: bool,
     enough: Arc<AtomicBool>,
     application: Option<JoinHandle<Result<(), String>>>,
 }
@@ -69,7 +71,24 @@ impl Scene {
             }
             Ok(())
         });
-        Ok(Self { dir, site, program, topic, enough, application: Some(application) })
+        Ok(Self { dir, site, program, topic, tells: false, enough, application: Some(application) })
+    }
+
+    /// From now on, workers that are started tell what they do, in files that are kept when the test fails.
+    pub fn have_workers_tell(&mut self) {
+        self.tells = true;
+    }
+
+    /// Writes down where every thread of these workers is, beside their logs; returns the directory.
+    pub fn look_into(&self, workers: &[Worker]) -> PathBuf {
+        for worker in workers {
+            let told = backtrace::of_process(worker.pid());
+            let file = self.dir.path().join(format!("threads-{}.txt", worker.pid()));
+            if let Err(error) = std::fs::write(&file, told) {
+                eprintln!("write {}: {error}", file.display());
+            }
+        }
+        self.dir.path().to_owned()
     }
 
     /// The topic of the orders.
@@ -121,6 +140,7 @@ impl Scene {
             group: format!("{}-group", self.topic),
             database: if role.is_relay() { self.outbox_path() } else { self.effects_path() },
             kill: kill.map(str::to_owned),
+            log: self.tells.then(|| self.dir.path().join(format!("{role:?}.log").to_lowercase())),
             stall_after,
         };
         let mut worker = Worker::spawn(self.program, [serde_json::to_string(&job)?])?;
@@ -192,6 +212,9 @@ impl Scene {
                 }
             }
         }
+        if self.effects()? < i64::try_from(committed.len())? {
+            println!("not everything took effect: see {}", self.look_into(&workers).display());
+        }
         drop(workers);
         let wire = wire::read_topic(&self.site.bootstrap, &self.topic, patience)?;
         Ok(check(&committed, &wire, &effects::read(&self.effects_path())?))
@@ -230,6 +253,10 @@ impl Drop for Scene {
         if let Some(application) = self.application.take() {
             // A panic or an error in there was the test's to see; the directory is about to go.
             let _ = application.join();
+        }
+        if self.tells && std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            println!("logs, statuses and threads: {}", self.dir.path().display());
         }
     }
 }

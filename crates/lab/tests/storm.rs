@@ -42,7 +42,8 @@ impl Load {
 
     fn on(cluster: &'static Cluster, site: Site, seed: u64, alone: MutexGuard<'static, ()>) -> Self {
         let pace = Pace { orders: 3, pause: Duration::from_millis(20) };
-        let scene = Scene::begin(env!("CARGO_BIN_EXE_lab-worker"), site, seed, pace).unwrap();
+        let mut scene = Scene::begin(env!("CARGO_BIN_EXE_lab-worker"), site, seed, pace).unwrap();
+        scene.have_workers_tell();
         let workers: Vec<_> =
             [Role::Relay, Role::Consumer].map(|role| scene.worker(role, None).unwrap()).into();
         let auditor =
@@ -59,7 +60,10 @@ impl Load {
     fn wait_for_effects(&self, more: i64) {
         let (wanted, deadline) = (self.scene.effects().unwrap() + more, Instant::now() + PATIENCE);
         while self.scene.effects().unwrap() < wanted {
-            assert!(Instant::now() < deadline, "the path must get going again");
+            if Instant::now() > deadline {
+                let told = self.scene.look_into(&self.workers);
+                panic!("the path must get going again: see {}", told.display());
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }

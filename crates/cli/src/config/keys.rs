@@ -248,14 +248,21 @@ pub const KEYS: &[Key] = &[
         "consumer.in_flight_max",
         Count(1),
         "10000",
-        "records taken from Kafka and not finished",
+        "records that run or may start at once, one of each lane",
         "too low: workers run dry; too high: memory, more done twice after a crash",
+    ),
+    key(
+        "consumer.waiting_max",
+        Count(1),
+        "10000",
+        "records beside these that wait behind their key or for another attempt",
+        "too low: a hot key slows the others down to its pace; too high: memory, longer drains",
     ),
     key(
         "consumer.in_flight_bytes_max",
         Count(1),
         "67108864",
-        "their bytes of key and payload",
+        "the bytes of key and payload of all these",
         "too low: workers run dry; too high: memory",
     ),
     key(

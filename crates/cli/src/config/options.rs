@@ -337,6 +337,7 @@ impl Settings {
         })?;
         self.whole("consumer.workers", &mut o.workers)?;
         self.whole("consumer.in_flight_max", &mut o.in_flight_max)?;
+        self.whole("consumer.waiting_max", &mut o.waiting_max)?;
         self.whole("consumer.in_flight_bytes_max", &mut o.in_flight_bytes_max)?;
         self.whole("consumer.window_max", &mut o.window_max)?;
         self.whole("consumer.window_alarm_percent", &mut o.window_alarm_percent)?;

@@ -252,7 +252,8 @@ impl Drop for Running {
     }
 }
 
-fn signal(pid: u32, name: &str) {
+/// Sends a signal by its name.
+pub fn signal(pid: u32, name: &str) {
     let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
     assert!(status.success());
 }

@@ -1,8 +1,9 @@
 //! `homing consume --exec`: commands per record.
 
-use crate::support::{Home, wait_until};
+use crate::support::{Home, signal, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 fn filled(lines: &str) -> Home {
     let home = Home::new();
@@ -119,11 +120,67 @@ fn sigterm_lets_running_commands_finish_and_commits_them() {
     assert_eq!(home.consume_all(&home.orders, &home.group).len(), 0, "its record was committed");
 }
 
+/// The process whose number a command wrote into `pid`.
+fn pid_of(home: &Home) -> String {
+    let path = home.path().join("pid");
+    wait_until("the command has begun", || {
+        std::fs::read_to_string(&path).is_ok_and(|pid| pid.ends_with('\n'))
+    });
+    std::fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+fn wait_until_gone(pid: &str) {
+    // A zombie without a parent's look has no command line.
+    let command = format!("/proc/{pid}/cmdline");
+    wait_until("the command is gone", || {
+        std::fs::read(&command).is_ok_and(|line| line.is_empty()) || !std::fs::exists(&command).unwrap()
+    });
+}
+
+#[test]
+fn a_command_that_does_not_end_is_ended_before_the_consumer_is_and_its_record_comes_again() {
+    // One that ends at SIGTERM, and one that has to be killed.
+    for trap in ["", "trap '' TERM; "] {
+        let home = filled("{\"k\":1}\n");
+        let command = format!("{trap}sleep 600 & echo $! > child; echo $$ > pid; wait; sleep 600");
+        let args = ["--set", "consumer.drain_timeout_ms=2000", "--attempts", "1", "--exec", &command];
+        let consuming = home.start("consume", consume(&home, &args));
+        let pid = pid_of(&home);
+        let ended = consuming.stop("INT").expect(1, &["1 commands", "were ended", "come again"]);
+        assert!(!ended.err.contains("given up"), "{}", ended.err);
+        // Before the exit, not some time after it.
+        assert!(!std::fs::exists(format!("/proc/{pid}")).unwrap(), "it still runs");
+        wait_until_gone(std::fs::read_to_string(home.path().join("child")).unwrap().trim());
+        assert_eq!(home.consume_all(&home.orders, &home.group).len(), 1, "it was not committed");
+    }
+}
+
+#[test]
+fn a_second_signal_leaves_no_command_behind() {
+    let home = filled("{\"k\":1}\n");
+    let command = "trap '' TERM; echo $$ > pid; sleep 600";
+    let args = ["--set", "consumer.drain_timeout_ms=600000", "--exec", command];
+    let mut consuming = home.start("consume", consume(&home, &args));
+    let pid = pid_of(&home);
+    // Two that come too close count as one.
+    wait_until("a signal after the first ends it", || {
+        let is_over = !consuming.is_running();
+        if !is_over {
+            signal(consuming.pid(), "INT");
+        }
+        is_over
+    });
+    consuming.wait_for_end().expect(130, &[]);
+    wait_until_gone(&pid);
+}
+
 #[test]
 fn a_group_that_never_committed_begins_where_it_is_told() {
     let home = filled("{\"k\":1}\n");
-    let args = consume(&home, &["--from", "error", "--until-idle", "1"]);
+    let (args, begun) = (consume(&home, &["--from", "error", "--until-idle", "1"]), Instant::now());
     home.run(args).expect(2, &["no committed offset", "--from earliest"]);
+    // An idle consumer would first wait 30 s for partitions.
+    assert!(begun.elapsed() < Duration::from_secs(25), "it ends at once: {:?}", begun.elapsed());
     let args = consume(&home, &["--from", "latest", "--until-idle", "1"]);
     assert_eq!(home.run(args).expect(0, &[]).out, "");
     assert_eq!(home.consume_all(&home.orders, &home.group).len(), 0, "latest was committed as the beginning");

@@ -226,7 +226,8 @@ impl Session<'_> {
                 return compacted;
             }
         }
-        let compacted = self.admin.topic_settings(&[topic]).ok().and_then(|mut settings| settings.pop()?.compacted);
+        let compacted =
+            self.admin.topic_settings(&[topic]).ok().and_then(|mut settings| settings.pop()?.compacted);
         self.compaction.borrow_mut().insert(topic.clone(), (compacted, Instant::now()));
         compacted
     }

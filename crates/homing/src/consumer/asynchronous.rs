@@ -1,18 +1,20 @@
 //! Drivers for async handlers: a few tasks, each running many handlers side by side.
 //!
 //! A handler that is ready at once is polled where it stands and never enters
-//! the set of running ones. How many run at once is bounded by the records in
-//! flight, since every running handler holds one.
+//! the set of running ones. How many run at once is bounded where runs are handed
+//! out. A handler whose partition is given up is dropped where it waits: the
+//! record is the next owner's to handle.
 
-use super::attempt::{Judge, Lane};
+use super::attempt::Judge;
 use super::blocking::Walk;
+use super::claim::Origin;
 use super::dispatch::{Held, Job, Met, Report};
 use super::outcome::Outcome;
 use crate::kafka::native_call::SharedClient;
 use crate::kafka::record::Record;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use homing_core::Taken;
+use homing_core::{LaneId, TakeLimit, Taken};
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -26,6 +28,7 @@ const TAKE_MAX: usize = 64;
 struct Driver<H> {
     handler: Arc<H>,
     judge: Arc<Judge>,
+    limit: TakeLimit,
     /// Guards what the runs have to report; only ever locked by this driver's own task.
     report: Mutex<Report>,
     /// Dropped last: it cannot be closed before its records.
@@ -35,15 +38,17 @@ struct Driver<H> {
 type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Starts the drivers; they end, and cancel what still runs, when the dispatch is stopped.
+///
+/// All of them together run no more than `running_max` handlers at once.
 pub(crate) fn start<H, F>(
     runtime: &tokio::runtime::Handle,
-    drivers: usize,
+    (drivers, running_max): (usize, usize),
     handler: H,
     judge: &Arc<Judge>,
     client: &SharedClient,
 ) -> Vec<tokio::task::JoinHandle<()>>
 where
-    H: Fn(Arc<Record>) -> F + Send + Sync + 'static,
+    H: Fn(Arc<Record>, Origin<'_>) -> F + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
     let handler = Arc::new(handler);
@@ -52,6 +57,7 @@ where
             let driver = Driver {
                 handler: Arc::clone(&handler),
                 judge: Arc::clone(judge),
+                limit: TakeLimit { jobs: TAKE_MAX, turns: running_max },
                 client: Arc::clone(client),
                 report: Mutex::new(Report::default()),
             };
@@ -64,7 +70,7 @@ where
 /// Dropping it cancels the handlers that run; their records stay unfinished.
 async fn drive<H, F>(driver: Arc<Driver<H>>)
 where
-    H: Fn(Arc<Record>) -> F + Send + Sync + 'static,
+    H: Fn(Arc<Record>, Origin<'_>) -> F + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
     let mut running: FuturesUnordered<Run> = FuturesUnordered::new();
@@ -74,7 +80,7 @@ where
         let mut woken = pin!(driver.judge.dispatch.tasks.notified());
         woken.as_mut().enable();
         std::mem::swap(&mut report, &mut *driver.report());
-        match driver.judge.dispatch.meet_briefly(&mut report, TAKE_MAX, &mut taken) {
+        match driver.judge.dispatch.meet_briefly(&mut report, driver.limit, &mut taken) {
             Met::Stopped => return,
             Met::Work => {
                 begin(&driver, &mut taken, &mut running).await;
@@ -114,7 +120,7 @@ async fn begin<H, F>(
     taken: &mut Vec<Taken<Job>>,
     running: &mut FuturesUnordered<Run>,
 ) where
-    H: Fn(Arc<Record>) -> F + Send + Sync + 'static,
+    H: Fn(Arc<Record>, Origin<'_>) -> F + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
     let recall = driver.judge.dispatch.recall();
@@ -135,7 +141,7 @@ async fn begin<H, F>(
 /// Handles one lane's jobs, one after the other.
 async fn run_lane<H, F>(driver: Arc<Driver<H>>, first: Taken<Job>, rest: Vec<Taken<Job>>, recall: u64)
 where
-    H: Fn(Arc<Record>) -> F + Send + Sync + 'static,
+    H: Fn(Arc<Record>, Origin<'_>) -> F + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
     let mut walk = Walk::default();
@@ -146,19 +152,49 @@ where
             walk.may_start(&driver.judge, report, lane, job, recall)
         };
         let Some(job) = started else { continue };
-        let (job, record) = share(job, &driver.client);
-        let attempt = async { (driver.handler)(record).await };
-        let outcome = AssertUnwindSafe(attempt)
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|payload| driver.judge.panicked(&*payload));
-        let lane: Lane = driver.judge.judge(&mut driver.report(), lane, job, outcome);
-        walk.note(lane);
+        driver.attempt(&mut walk, lane, job).await;
     }
-    walk.end(&mut driver.report());
+    let report = &mut *driver.report();
+    walk.end(report);
+    report.runs_over += 1;
 }
 
 impl<H> Driver<H> {
+    /// Handles one job, to its end or until its partition is given up.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the handler; its record stays unfinished.
+    async fn attempt<F>(&self, walk: &mut Walk, lane: Option<LaneId>, job: Job)
+    where
+        H: Fn(Arc<Record>, Origin<'_>) -> F,
+        F: Future<Output = Outcome>,
+    {
+        let (job, record) = share(job, &self.client);
+        let origin = Origin::of(&self.judge.dispatch, &job);
+        let mut handling =
+            pin!(AssertUnwindSafe(async { (self.handler)(record, origin).await }).catch_unwind());
+        let ended = match poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
+            Poll::Ready(ended) => Some(ended),
+            Poll::Pending => {
+                let claim = origin.claim();
+                let mut over = pin!(claim.over());
+                poll_fn(|cx| match handling.as_mut().poll(cx) {
+                    Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                    Poll::Pending => over.as_mut().poll(cx).map(|()| None),
+                })
+                .await
+            }
+        };
+        let report = &mut *self.report();
+        match ended {
+            Some(ended) => {
+                let outcome = ended.unwrap_or_else(|payload| self.judge.panicked(&*payload));
+                walk.note(self.judge.judge(report, lane, job, outcome));
+            }
+            None => walk.give_back(report, lane, job),
+        }
+    }
+
     fn report(&self) -> MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }

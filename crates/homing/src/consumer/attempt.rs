@@ -71,6 +71,7 @@ impl Judge {
             Outcome::Ok => {
                 self.steps.reached("consumer.handled");
                 report.finished.push(Finished::of(&job));
+                report.alone_finished += usize::from(lane.is_none());
                 Lane::GoesOn
             }
             other => self.judge_failure(report, lane, job, other),
@@ -85,6 +86,11 @@ impl Judge {
         mut job: Job,
         outcome: Outcome,
     ) -> Lane {
+        if self.dispatch.claims.is_over(job.slot, job.token) {
+            // Another member's to handle by now: it is not ours to count, retry or set aside.
+            report.put_back(lane, job, Then::Ready);
+            return Lane::Blocked(Blocked::Behind);
+        }
         job.failures += 1;
         let (after, reason) = match outcome {
             Outcome::Ok => unreachable!("an Ok is no failure"),

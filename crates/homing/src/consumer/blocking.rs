@@ -1,6 +1,7 @@
 //! Workers for blocking handlers: threads that take chunks of records and handle them in order.
 
 use super::attempt::{Blocked, Judge, Lane};
+use super::claim::Origin;
 use super::desk::Desk;
 use super::dispatch::{ChunkSize, Job, Met, Report, Then};
 use super::outcome::{BatchOutcome, Outcome};
@@ -47,7 +48,7 @@ fn run<W: Work>(work: &W, judge: &Judge, index: usize) {
 /// One record a call.
 pub(crate) struct Single<H>(pub H);
 
-impl<H: Fn(&Record) -> Outcome + Send + Sync + 'static> Work for Single<H> {
+impl<H: Fn(&Record, Origin<'_>) -> Outcome + Send + Sync + 'static> Work for Single<H> {
     fn chunk_size(&self) -> ChunkSize {
         ChunkSize::ByTime
     }
@@ -57,15 +58,20 @@ impl<H: Fn(&Record) -> Outcome + Send + Sync + 'static> Work for Single<H> {
     }
 }
 
-fn one_by_one(judge: &Judge, desk: &Desk, report: &mut Report, handler: impl Fn(&Record) -> Outcome) {
+fn one_by_one(
+    judge: &Judge,
+    desk: &Desk,
+    report: &mut Report,
+    handler: impl Fn(&Record, Origin<'_>) -> Outcome,
+) {
     let recall = judge.dispatch.recall();
     let mut walk = Walk::default();
     let mut since = Instant::now();
-    while let Some(Taken { lane, job }) = desk.next(report) {
-        walk.enter(lane, report);
+    while let Some(Taken { lane, job }) = desk.next(&mut walk, report) {
         let Some(job) = walk.may_start(judge, report, lane, job, recall) else { continue };
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler(&job.record)))
-            .unwrap_or_else(|payload| judge.panicked(&*payload));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| handler(&job.record, Origin::of(&judge.dispatch, &job))))
+                .unwrap_or_else(|payload| judge.panicked(&*payload));
         walk.note(judge.judge(report, lane, job, outcome));
         let now = Instant::now();
         let took = now - since;
@@ -76,7 +82,6 @@ fn one_by_one(judge: &Judge, desk: &Desk, report: &mut Report, handler: impl Fn(
         }
         since = now;
     }
-    walk.end(report);
 }
 
 /// Follows the lanes of a chunk as its jobs pass by.
@@ -89,13 +94,16 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// Comes to a job of this lane; the lane before it is done when nothing blocked it.
+    /// Comes to a job of this lane; the lane before it is done when nothing blocked it. Says
+    /// whether this is another lane.
     #[inline]
-    pub fn enter(&mut self, lane: Option<LaneId>, report: &mut Report) {
-        if lane.is_none() || lane != self.lane {
+    pub fn enter(&mut self, lane: Option<LaneId>, report: &mut Report) -> bool {
+        let is_other = lane.is_none() || lane != self.lane;
+        if is_other {
             self.end(report);
             self.lane = lane;
         }
+        is_other
     }
 
     /// Whether the job may be handled; if not, it is put back or set aside.
@@ -122,6 +130,12 @@ impl Walk {
             self.blocked = Some(Blocked::DeadLetter);
         }
         job
+    }
+
+    /// Puts a job back that was begun and not finished, as its partition is given up.
+    pub fn give_back(&mut self, report: &mut Report, lane: Option<LaneId>, job: Job) {
+        self.returned = true;
+        report.put_back(lane, job, Then::Ready);
     }
 
     #[inline]
@@ -156,7 +170,9 @@ impl<H: Fn(&[&Record]) -> BatchOutcome + Send + Sync + 'static> Work for Batch<H
     fn chunk(&self, judge: &Judge, desk: &Desk, report: &mut Report) {
         if judge.parked.any() {
             // Some of these may have to follow a parked key: rare, so look at each on its own.
-            let only = |record: &Record| self.call(&[record]).pop().expect("one outcome for one record");
+            let only = |record: &Record, _: Origin<'_>| {
+                self.call(&[record]).pop().expect("one outcome for one record")
+            };
             return one_by_one(judge, desk, report, only);
         }
         let mut taken = desk.all();

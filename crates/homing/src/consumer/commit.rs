@@ -6,6 +6,7 @@
 use super::dispatch::SlotIndex;
 use super::slots::{Slot, Slots};
 use super::status::ConsumerStatus;
+use crate::kafka::native;
 use crate::kafka::native_call::{CommitReply, SharedClient};
 use crate::kafka::partition_list::Entry;
 use crate::testing::Steps;
@@ -33,6 +34,12 @@ pub(crate) struct Commits {
 impl Commits {
     pub fn new(client: SharedClient, status: Arc<ConsumerStatus>, steps: Steps, interval: Duration) -> Self {
         Self { client, status, steps, interval, next_at: Instant::now() + interval, under_way: Vec::new() }
+    }
+
+    /// Goes on with another client; what was under way with the last one is answered by nobody.
+    pub fn reopen(&mut self, client: SharedClient) {
+        self.client = client;
+        self.under_way.clear();
     }
 
     /// When to come again.
@@ -106,6 +113,16 @@ impl Commits {
 
     fn answered(&mut self, slots: &mut Slots, reply: &CommitReply) {
         if let Err(error) = &reply.result {
+            // The client gives the answer as a whole the error of partitions that all failed.
+            if error.code == native::METADATA_TOO_LARGE {
+                for sent in &self.under_way {
+                    if let Some(slot) = slots.get_mut(sent.index)
+                        && slot.tracker.assignment() == sent.assignment
+                    {
+                        shrink_map(slot);
+                    }
+                }
+            }
             return self.failed(slots, error.to_string());
         }
         self.steps.reached("consumer.committed");
@@ -122,8 +139,11 @@ impl Commits {
                 slot.committed = Some((Offset(sent.entry.offset), text));
             } else {
                 slot.touched = true;
+                if code == native::METADATA_TOO_LARGE {
+                    shrink_map(slot);
+                }
                 ConsumerStatus::add(&self.status.commit_failures, 1);
-                self.status.failed(format!("commit {}: {}", slot.at, crate::kafka::native::describe(code)));
+                self.status.failed(format!("commit {}: {}", slot.at, native::describe(code)));
             }
         }
     }
@@ -141,11 +161,18 @@ impl Commits {
     }
 }
 
+/// The broker allows less metadata than we wrote: the same map would be refused for ever.
+fn shrink_map(slot: &mut Slot) {
+    slot.map_chars_max /= 2;
+    tracing::warn!(at = %slot.at, chars = slot.map_chars_max,
+        "the broker allows less commit metadata (offset.metadata.max.bytes): what the map leaves out is handled again after a crash");
+}
+
 /// What to commit for a slot: the committable offset, its leader epoch, and the map.
 fn entry_of(slot: &Slot, Progress { committable, done }: Progress) -> Entry {
     let metadata = slot.topic_id.map(|topic_id| {
         CommitMap { topic_id, leader_epoch: slot.newest_epoch(), base: committable, done }
-            .encode(CommitMap::CHARS_MAX)
+            .encode(slot.map_chars_max)
     });
     Entry {
         offset: committable.0,

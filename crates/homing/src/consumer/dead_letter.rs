@@ -9,6 +9,11 @@
 //! A crash before the acknowledgement leaves the record unfinished: it is
 //! handled, and set aside, again. While one has failed or waits too long, the
 //! consumer takes nothing new in.
+//!
+//! A letter that is larger than its topic takes is written without its record's
+//! payload, and if that is not enough without its key and headers: it says where the
+//! record lies and why it was given up, so that it can be read there for as long as
+//! its own topic keeps it.
 
 use super::dispatch::Aside;
 use super::status::ConsumerStatus;
@@ -38,6 +43,10 @@ pub mod header {
     pub const OFFSET: &str = "homing-dlq-offset";
     /// Failed attempts.
     pub const ATTEMPTS: &str = "homing-dlq-attempts";
+    /// What of the record is not in the letter, as there was no room; only then.
+    pub const LEFT_OUT: &str = "homing-dlq-left-out";
+    /// The bytes of the payload that was left out.
+    pub const PAYLOAD_BYTES: &str = "homing-dlq-payload-bytes";
 }
 
 /// A reason longer than this is cut: it must not make the letter too large to write.
@@ -47,8 +56,36 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long making the topic may keep the poll thread.
 const CREATE_WAIT: Duration = Duration::from_secs(5);
 
+/// How much of its record a letter has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Whole,
+    WithoutPayload,
+    OriginOnly,
+}
+
+impl Form {
+    fn shorter(self) -> Option<Self> {
+        match self {
+            Self::Whole => Some(Self::WithoutPayload),
+            Self::WithoutPayload => Some(Self::OriginOnly),
+            Self::OriginOnly => None,
+        }
+    }
+
+    /// What is left out, in the words of its header.
+    fn left_out(self) -> Option<&'static str> {
+        match self {
+            Self::Whole => None,
+            Self::WithoutPayload => Some("payload"),
+            Self::OriginOnly => Some("payload,key,headers"),
+        }
+    }
+}
+
 struct Pending {
     aside: Aside,
+    form: Form,
     since: Instant,
     /// `None` while it is with the producer.
     retry_at: Option<Instant>,
@@ -106,7 +143,10 @@ impl DeadLetters {
     pub fn submit(&mut self, aside: Aside) {
         self.tag += 1;
         let now = Instant::now();
-        self.pending.insert(self.tag, Pending { aside, since: now, retry_at: Some(now), failures: 0 });
+        self.pending.insert(
+            self.tag,
+            Pending { aside, form: Form::Whole, since: now, retry_at: Some(now), failures: 0 },
+        );
         self.send(self.tag);
     }
 
@@ -126,7 +166,7 @@ impl DeadLetters {
                 Err(error) => self.failed(tag, &error),
                 Ok(()) => {
                     self.steps.reached("consumer.dead_letter_acked");
-                    done.extend(self.pending.remove(&tag).map(|pending| pending.aside));
+                    done.extend(self.pending.remove(&tag).map(|pending| self.written(pending)));
                 }
             }
         }
@@ -134,6 +174,19 @@ impl DeadLetters {
         let is_due = |pending: &Pending| pending.retry_at.is_some_and(|at| at <= now);
         let due: Vec<u64> = self.pending.iter().filter(|(_, p)| is_due(p)).map(|(tag, _)| *tag).collect();
         due.into_iter().for_each(|tag| self.send(tag));
+    }
+
+    /// Says so when a letter had no room for its record.
+    fn written(&self, Pending { aside, form, .. }: Pending) -> Aside {
+        if let (Some(left_out), Some(topic)) = (form.left_out(), &self.topic) {
+            ConsumerStatus::add(&self.status.dead_letters_cut, 1);
+            tracing::warn!(
+                %topic, left_out, record = ?aside.job.record,
+                "a dead letter was larger than its topic takes and was written without: read the record \
+                 where it lies before its own topic forgets it"
+            );
+        }
+        aside
     }
 
     /// Why nothing new should be taken in, if so.
@@ -170,20 +223,10 @@ impl DeadLetters {
         else {
             return Ok(());
         };
-        let (record, job) = (&pending.aside.job.record, &pending.aside.job);
-        let (partition, offset) = (record.partition().to_string(), record.offset().to_string());
-        let attempts = job.failures.to_string();
-        let own = [
-            (header::REASON, cut(&pending.aside.reason)),
-            (header::GROUP, &self.group),
-            (header::TOPIC, record.topic()),
-            (header::PARTITION, &partition),
-            (header::OFFSET, &offset),
-            (header::ATTEMPTS, &attempts),
-        ];
-        let original = record.headers().filter(|(name, _)| !name.starts_with(header::PREFIX));
-        let headers = original.chain(own.map(|(name, value)| (name, Some(value.as_bytes())))).collect();
-        let letter = Outgoing { topic, key: record.key(), payload: record.payload(), headers };
+        let letter = letter(&self.group, pending);
+        let headers = letter.own.iter().map(|(name, value)| (*name, Some(value.as_bytes())));
+        let headers = letter.original.into_iter().chain(headers).collect();
+        let letter = Outgoing { topic, key: letter.key, payload: letter.payload, headers };
         producer.send(letter, tag)?;
         pending.retry_at = None;
         self.steps.reached("consumer.dead_letter_sent");
@@ -204,6 +247,10 @@ impl DeadLetters {
 
     fn failed(&mut self, tag: u64, error: &SendError) {
         let Some(pending) = self.pending.get_mut(&tag) else { return };
+        if let (SendError::TooLarge { .. }, Some(shorter)) = (error, pending.form.shorter()) {
+            (pending.form, pending.retry_at) = (shorter, Some(Instant::now()));
+            return;
+        }
         let pause = RETRY_FIRST.saturating_mul(1 << pending.failures.min(8)).min(RETRY_MAX);
         pending.failures += 1;
         pending.retry_at = Some(Instant::now() + pause);
@@ -211,6 +258,40 @@ impl DeadLetters {
         tracing::error!(attempts = pending.failures, "{text}; taking nothing in until it is written");
         ConsumerStatus::add(&self.status.dead_letter_failures, 1);
         self.status.failed(text);
+    }
+}
+
+/// What a dead letter consists of.
+struct Letter<'a> {
+    key: Option<&'a [u8]>,
+    payload: Option<&'a [u8]>,
+    original: Vec<(&'a str, Option<&'a [u8]>)>,
+    own: Vec<(&'static str, String)>,
+}
+
+fn letter<'a>(group: &str, pending: &'a Pending) -> Letter<'a> {
+    let (record, job, form) = (&pending.aside.job.record, &pending.aside.job, pending.form);
+    let mut own = vec![
+        (header::REASON, cut(&pending.aside.reason).to_owned()),
+        (header::GROUP, group.to_owned()),
+        (header::TOPIC, record.topic().to_owned()),
+        (header::PARTITION, record.partition().to_string()),
+        (header::OFFSET, record.offset().to_string()),
+        (header::ATTEMPTS, job.failures.to_string()),
+    ];
+    let payload = record.payload();
+    if let Some(left_out) = form.left_out() {
+        own.push((header::LEFT_OUT, left_out.to_owned()));
+        own.push((header::PAYLOAD_BYTES, payload.map_or(0, <[u8]>::len).to_string()));
+    }
+    let original = record.headers().filter(|(name, _)| !name.starts_with(header::PREFIX));
+    Letter {
+        key: record.key().filter(|_| form != Form::OriginOnly),
+        // Empty and not null: that would be a tombstone, which deletes the key's earlier letters
+        // where the topic is compacted.
+        payload: if form == Form::Whole { payload } else { Some(&[]) },
+        original: if form == Form::OriginOnly { Vec::new() } else { original.collect() },
+        own,
     }
 }
 

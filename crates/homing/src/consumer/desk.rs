@@ -4,10 +4,12 @@
 //! keep the rest of its chunk with it. So the chunk lies on a desk: the worker
 //! takes one record after the other from it, and when it has not come back for a
 //! while, the poll thread clears the desk for the other workers. What stands
-//! behind the stuck record in its own lane stays. What the worker finished before it
-//! got stuck lies there too, so that it is committed without waiting for the rest.
+//! behind the stuck record in its own lane stays. What became of the records before it
+//! lies there too: they are committed, tried again or set aside, and their lanes go on,
+//! without waiting for the rest.
 
-use super::dispatch::{Finished, Job, Report, Then};
+use super::blocking::Walk;
+use super::dispatch::{Job, Report, Then};
 use homing_core::{LaneId, Taken};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,8 +34,7 @@ pub(crate) struct Pile {
     /// The lane of the job taken last.
     lane: Option<LaneId>,
     /// What became of the chunk's earlier jobs.
-    finished: Vec<Finished>,
-    lanes_done: Vec<LaneId>,
+    earlier: Report,
 }
 
 impl Extend<Taken<Job>> for Pile {
@@ -55,18 +56,23 @@ impl Desk {
         !pile.jobs.is_empty()
     }
 
-    /// The next job of the chunk; what was finished waits here for the chunk's end, in reach of
-    /// [`clear`](Self::clear), and goes back into `report` then.
+    /// The next job of the chunk; what became of those before it waits here for the chunk's end,
+    /// in reach of [`clear`](Self::clear), and goes back into `report` then.
     #[inline]
-    pub fn next(&self, report: &mut Report) -> Option<Taken<Job>> {
+    pub fn next(&self, walk: &mut Walk, report: &mut Report) -> Option<Taken<Job>> {
         let mut pile = self.pile();
         let Some(taken) = pile.jobs.pop_front() else {
-            report.finished.append(&mut pile.finished);
-            report.lanes_done.append(&mut pile.lanes_done);
+            walk.end(report);
+            report.append(&mut pile.earlier);
             return None;
         };
-        pile.finished.append(&mut report.finished);
-        pile.lanes_done.append(&mut report.lanes_done);
+        // Before the lane that is left is out of reach, in a handler that may never return.
+        if walk.enter(taken.lane, report) {
+            pile.earlier.append(report);
+        } else {
+            // What this lane put back has to stay together.
+            pile.earlier.append_finished(report);
+        }
         pile.lane = taken.lane;
         self.taken.store(self.taken.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         Some(taken)
@@ -80,8 +86,7 @@ impl Desk {
     /// Moves what is finished, and what may start elsewhere, to `report`.
     fn clear(&self, report: &mut Report) {
         let mut pile = self.pile();
-        report.finished.append(&mut pile.finished);
-        report.lanes_done.append(&mut pile.lanes_done);
+        report.append(&mut pile.earlier);
         let own = pile.lane;
         let behind = pile.jobs.iter().take_while(|taken| own.is_some() && taken.lane == own).count();
         for Taken { lane, job } in pile.jobs.drain(behind..) {

@@ -10,16 +10,19 @@
 //! epoch. Jobs of a closed slot are never handed out again: what a worker puts
 //! back for it is released instead.
 
+use super::claim::Claims;
 use super::desk::{Desk, Supervisor};
 use super::error::ConsumerError;
+use super::report::Returned;
+pub(crate) use super::report::{Aside, Collected, Finished, Report, Then};
 use crate::kafka::bell::Bell;
 use crate::kafka::native_call::SharedClient;
 use crate::kafka::record::Record;
-use homing_core::{AssignmentEpoch, LaneId, Lanes, Taken, Token};
+use homing_core::{AssignmentEpoch, LaneId, Lanes, TakeLimit, Taken, Token};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The place of a partition among those this consumer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,86 +63,6 @@ impl Deref for Held {
     }
 }
 
-/// Proof that a record's handler said Ok, or that its dead letter is acknowledged.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Finished {
-    pub slot: SlotIndex,
-    pub token: Token,
-    pub bytes: usize,
-}
-
-impl Finished {
-    pub fn of(job: &Job) -> Self {
-        Self { slot: job.slot, token: job.token, bytes: job.record.size_bytes() }
-    }
-}
-
-/// A record to be set aside. Its lane is held until that is done.
-#[derive(Debug)]
-pub(crate) struct Aside {
-    pub lane: Option<LaneId>,
-    pub job: Job,
-    pub reason: String,
-    /// It was not handled: it follows its parked key.
-    pub follows: bool,
-}
-
-/// What becomes of a lane after jobs of it were put back.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Then {
-    /// They may start again at once.
-    Ready,
-    /// They wait until this time.
-    Delay { due_ms: u64 },
-    /// They wait until the dead letter before them is acknowledged.
-    Hold,
-}
-
-/// Jobs of one lane that a worker does not finish now.
-#[derive(Debug)]
-struct Returned {
-    lane: Option<LaneId>,
-    jobs: Vec<Job>,
-    then: Then,
-}
-
-/// What a worker has to say since it was here last.
-#[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub finished: Vec<Finished>,
-    pub lanes_done: Vec<LaneId>,
-    pub aside: Vec<Aside>,
-    returned: Vec<Returned>,
-    pub handled: u32,
-    pub took: Duration,
-}
-
-impl Report {
-    /// Puts a job back; jobs of one lane in their order, with the same `then`.
-    pub fn put_back(&mut self, lane: Option<LaneId>, job: Job, then: Then) {
-        match self.returned.last_mut() {
-            Some(last) if lane.is_some() && last.lane == lane => last.jobs.push(job),
-            _ => self.returned.push(Returned { lane, jobs: vec![job], then }),
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.finished.is_empty()
-            && self.lanes_done.is_empty()
-            && self.aside.is_empty()
-            && self.returned.is_empty()
-    }
-}
-
-/// What the poll thread collects.
-#[derive(Debug, Default)]
-pub(crate) struct Collected {
-    pub finished: Vec<Finished>,
-    pub aside: Vec<Aside>,
-    /// Jobs of closed slots that were let go unfinished.
-    pub released: Vec<Job>,
-}
-
 #[derive(Debug)]
 struct State {
     lanes: Lanes<Job>,
@@ -151,6 +74,8 @@ struct State {
     halted: bool,
     stopped: bool,
     idle: usize,
+    /// Runs of async handlers under way.
+    runs: usize,
     /// A handler's recent mean time, in nanoseconds.
     handler_ns: u64,
 }
@@ -168,6 +93,8 @@ pub(crate) struct Dispatch {
     /// Rises when slots close or all stops, so that workers give back what they have not begun.
     recall: AtomicU64,
     started: Instant,
+    /// What handlers are told of partitions that go while they run.
+    pub claims: Claims,
     /// One for each blocking worker.
     desks: Vec<Desk>,
     /// Closed only after every record that lies here or with a worker is dropped: destroying a
@@ -210,6 +137,7 @@ impl Dispatch {
             halted: false,
             stopped: false,
             idle: 0,
+            runs: 0,
             handler_ns: HANDLER_NS_FIRST,
         };
         Self {
@@ -220,6 +148,7 @@ impl Dispatch {
             wanted: AtomicUsize::new(0),
             recall: AtomicU64::new(0),
             started: Instant::now(),
+            claims: Claims::default(),
             desks: std::iter::repeat_with(Desk::default).take(desks).collect(),
             _client: client,
         }
@@ -260,8 +189,9 @@ impl Dispatch {
         }
     }
 
-    /// As [`meet`](Self::meet), for up to `max` jobs and without waiting.
-    pub fn meet_briefly(&self, report: &mut Report, max: usize, taken: &mut Vec<Taken<Job>>) -> Met {
+    /// As [`meet`](Self::meet), for up to `limit.jobs` jobs and without waiting; at all drivers
+    /// together no more than `limit.turns` runs are under way.
+    pub fn meet_briefly(&self, report: &mut Report, limit: TakeLimit, taken: &mut Vec<Taken<Job>>) -> Met {
         let mut state = self.lock();
         if !report.is_empty() {
             self.hand_in(&mut state, report);
@@ -269,8 +199,10 @@ impl Dispatch {
         if state.stopped {
             return Met::Stopped;
         }
-        if max > 0 && !state.halted && state.lanes.has_ready() {
-            state.lanes.take(max, taken);
+        if !state.halted && state.lanes.has_ready() {
+            let turns = limit.turns.saturating_sub(state.runs);
+            let begun = state.lanes.take_within(TakeLimit { turns, ..limit }, taken);
+            state.runs += begun;
         }
         if taken.is_empty() { Met::Nothing } else { Met::Work }
     }
@@ -285,16 +217,17 @@ impl Dispatch {
         self.bell.ring();
     }
 
-    /// Reports what is finished in the middle of a chunk; lanes that are not through stay taken.
+    /// Reports what is finished in the middle of a chunk; the lane that is not through stays taken.
     pub fn report_early(&self, report: &mut Report) {
         let mut early = Report {
-            finished: std::mem::take(&mut report.finished),
-            lanes_done: std::mem::take(&mut report.lanes_done),
             handled: std::mem::take(&mut report.handled),
             took: std::mem::take(&mut report.took),
             ..Report::default()
         };
-        self.hand_in(&mut self.lock(), &mut early);
+        early.append_finished(report);
+        let mut state = self.lock();
+        self.hand_in(&mut state, &mut early);
+        self.wake(state);
     }
 
     fn hand_in(&self, state: &mut State, report: &mut Report) {
@@ -303,6 +236,9 @@ impl Dispatch {
             state.handler_ns = (state.handler_ns.saturating_mul(3).saturating_add(mean) / 4).max(1);
             report.handled = 0;
         }
+        state.runs -= std::mem::take(&mut report.runs_over);
+        state.lanes.alone_over(report.alone_over());
+        report.alone_finished = 0;
         let urgent = !report.aside.is_empty() || !report.returned.is_empty();
         state.collected.finished.append(&mut report.finished);
         state.collected.aside.append(&mut report.aside);
@@ -327,16 +263,15 @@ impl Dispatch {
 
     // ---- the poll thread's side ----
 
-    /// Adds jobs.
-    pub fn push(&self, jobs: &mut Vec<(Option<LaneId>, Job)>) {
-        if jobs.is_empty() {
-            return;
-        }
+    /// Adds jobs; says how many records run or may start now.
+    pub fn push(&self, jobs: &mut Vec<(Option<LaneId>, Job)>) -> usize {
         let mut state = self.lock();
         for (lane, job) in jobs.drain(..) {
             state.lanes.push(lane, job);
         }
+        let in_flight = state.lanes.in_flight();
         self.wake(state);
+        in_flight
     }
 
     fn wake(&self, state: MutexGuard<'_, State>) {
@@ -350,7 +285,9 @@ impl Dispatch {
 
     /// Moves what workers reported into `into`, which is empty.
     pub fn collect(&self, into: &mut Collected) {
-        std::mem::swap(&mut self.lock().collected, into);
+        let mut state = self.lock();
+        std::mem::swap(&mut state.collected, into);
+        into.in_flight = state.lanes.in_flight();
     }
 
     /// Asks for a ring of the bell once `count` are finished; says how many are already.
@@ -365,14 +302,15 @@ impl Dispatch {
         &self.desks[worker]
     }
 
-    /// Hands to others what lies on the desks of workers that are stuck in a handler.
+    /// Hands to others what lies on the desks of workers that are stuck in a handler, and wakes
+    /// one when something may start and everybody counted on somebody else.
     pub fn supervise(&self, supervisor: &mut Supervisor) {
         let mut report = Report::default();
         supervisor.look(&self.desks, &mut report);
-        if !report.is_empty() {
-            let mut state = self.lock();
-            self.hand_in(&mut state, &mut report);
-            self.wake(state);
+        let mut state = self.lock();
+        self.hand_in(&mut state, &mut report);
+        if state.idle > 0 && state.lanes.has_ready() {
+            self.work.notify_one();
         }
     }
 
@@ -390,6 +328,7 @@ impl Dispatch {
 
     /// Opens a slot for jobs of this assignment.
     pub fn open(&self, slot: SlotIndex, assignment: AssignmentEpoch) {
+        self.claims.open(slot, assignment);
         let mut state = self.lock();
         let at = slot.0 as usize;
         if state.open.len() <= at {

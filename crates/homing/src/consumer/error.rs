@@ -92,6 +92,12 @@ pub enum ConsumerError {
         /// The limit.
         limit: usize,
     },
+    /// The calling thread is the one that would have to run the handlers.
+    #[error(
+        "called on the only thread of a tokio runtime, which could then run nothing else, not even the \
+         handlers: call it through tokio::task::spawn_blocking, or from a thread of its own"
+    )]
+    RuntimeBlocked,
     /// The threads or the runtime for the handlers could not be started.
     #[error("start workers: {0}")]
     Workers(String),

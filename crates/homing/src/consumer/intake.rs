@@ -6,15 +6,22 @@
 //! queue of their own and are served all the same.
 
 use super::attempt::Judge;
+use super::begin::Beginnings;
 use super::commit::Commits;
 use super::dead_letter::DeadLetters;
 use super::desk::Supervisor;
 use super::dispatch::{Aside, Collected, Dispatch, Finished, Held, Job, SlotIndex};
 use super::error::ConsumerError;
+use super::group::Start;
+use super::holes::Hole;
 use super::options::{ConsumerOptions, SetAside};
+use super::share::Shares;
 use super::slots::Slots;
 use super::status::ConsumerStatus;
+use super::topics::Topics;
+use super::watch::Watch;
 use crate::kafka::bell::Bell;
+use crate::kafka::native::ClientConfig;
 use crate::kafka::native_call::{ReadBuffer, ReadError, SharedClient, Source};
 use crate::kafka::partition_list::TopicPartition;
 use crate::kafka::record::Record;
@@ -39,16 +46,33 @@ pub(crate) struct Intake {
     pub commits: Commits,
     pub letters: DeadLetters,
     pub shutdown: Shutdown,
+    /// What the client was opened with.
+    pub settings: ClientConfig,
+    /// Partitions taken on whose beginning is being asked for.
+    pub beginnings: Beginnings,
+    /// Beginnings that are known and not yet followed.
+    pub starts: Vec<Start>,
+    /// Partitions that have begun, and that the client was not yet told to read.
+    pub unread: Vec<TopicPartition>,
+    pub watch: Watch,
+    pub topics: Topics,
+    /// Records keep their client open by themselves: it is not the one the dispatch keeps.
+    pub keeps_records: bool,
     /// The client's `max.poll.interval.ms`.
     pub poll_interval_max: Duration,
     pub served_at: Instant,
+    /// Records taken and not finished.
+    pub in_hand: usize,
+    pub in_hand_bytes: usize,
+    /// Of these, the ones that run or may start; the others wait.
     in_flight: usize,
-    in_flight_bytes: usize,
+    pub shares: Shares,
     /// Records finished since the status was told.
     finished: u64,
     /// The mean size of recent records, to keep a batch within the byte limit.
     record_bytes: usize,
     batch: Vec<Record>,
+    batches: u64,
     buffer: ReadBuffer,
     errors: Vec<ReadError>,
     jobs: Vec<(Option<LaneId>, Job)>,
@@ -72,19 +96,26 @@ pub(crate) struct Parts {
     pub status: Arc<ConsumerStatus>,
     pub letters: DeadLetters,
     pub shutdown: Shutdown,
+    pub settings: ClientConfig,
     pub poll_interval_max: Duration,
 }
 
 impl Intake {
     pub fn new(parts: Parts) -> Self {
-        let Parts { options, client, bell, dispatch, judge, status, letters, shutdown, poll_interval_max } =
-            parts;
+        let Parts { options, client, bell, dispatch, judge, status, .. } = parts;
+        let Parts { letters, shutdown, settings, poll_interval_max, .. } = parts;
+        // In KIP-848 groups the broker shares out, and sees topics change by itself.
+        let is_classic = settings.get("group.protocol") != Some("consumer");
+        let is_static = settings.get("group.instance.id").is_some_and(|id| !id.is_empty());
+        let (watch, topics) =
+            (Watch::new(options.stall_after), Topics::new(is_static && is_classic, Instant::now()));
         let commits = Commits::new(
             Arc::clone(&client),
             Arc::clone(&status),
             options.steps.clone(),
             options.commit_interval,
         );
+        let shares = Shares::new(&options);
         Self {
             options,
             client,
@@ -96,13 +127,23 @@ impl Intake {
             commits,
             letters,
             shutdown,
+            settings,
+            beginnings: Beginnings::default(),
+            starts: Vec::new(),
+            unread: Vec::new(),
+            watch,
+            topics,
+            keeps_records: false,
             poll_interval_max,
             served_at: Instant::now(),
+            in_hand: 0,
+            in_hand_bytes: 0,
             in_flight: 0,
-            in_flight_bytes: 0,
+            shares,
             finished: 0,
             record_bytes: 256,
             batch: Vec::new(),
+            batches: 0,
             buffer: ReadBuffer::default(),
             errors: Vec::new(),
             jobs: Vec::new(),
@@ -123,8 +164,13 @@ impl Intake {
                 return Err(error);
             }
             self.serve_group()?;
+            self.begin()?;
+            self.start_reading()?;
+            self.watch_topics()?;
+            self.watch_partitions()?;
             self.collect()?;
             self.commits.tick(&mut self.slots);
+            self.watch_shares();
             self.watch_windows();
             let more = self.take_in()?;
             self.dispatch.supervise(&mut self.supervisor);
@@ -141,6 +187,7 @@ impl Intake {
     pub fn collect(&mut self) -> Result<(), ConsumerError> {
         let mut collected = std::mem::take(&mut self.collected);
         self.dispatch.collect(&mut collected);
+        self.in_flight = collected.in_flight;
         for finished in collected.finished.drain(..) {
             self.finish(finished);
         }
@@ -169,10 +216,11 @@ impl Intake {
 
     #[inline]
     fn finish(&mut self, Finished { slot, token, bytes }: Finished) {
-        self.in_flight -= 1;
-        self.in_flight_bytes -= bytes;
+        self.in_hand -= 1;
+        self.in_hand_bytes -= bytes;
         let completed = self.slots.get_mut(slot).map_or(Completed::Stale, |slot| {
             slot.touched = true;
+            slot.finished_lately += 1;
             slot.tracker.complete(token)
         });
         match completed {
@@ -188,8 +236,8 @@ impl Intake {
     }
 
     fn release(&mut self, job: &Job) {
-        self.in_flight -= 1;
-        self.in_flight_bytes -= job.record.size_bytes();
+        self.in_hand -= 1;
+        self.in_hand_bytes -= job.record.size_bytes();
         if let Some(slot) = self.slots.get_mut(job.slot)
             && slot.tracker.assignment() == job.token.assignment
         {
@@ -232,20 +280,39 @@ impl Intake {
         }
         let mut batch = std::mem::take(&mut self.batch);
         let limit = (room, Duration::ZERO);
+        self.batches += 1;
         let count = self.client.read(Source::Data, &mut self.buffer, limit, &mut batch, &mut self.errors);
-        if !batch.is_empty() {
+        // First: records behind an error are not to be believed.
+        let told = self.read_errors();
+        if !batch.is_empty() && told.is_ok() {
             self.options.steps.reached("consumer.polled");
             self.register(&mut batch);
         }
         self.batch = batch;
-        self.read_errors()?;
+        told?;
         Ok(count == room)
+    }
+
+    /// Whether records are taken in at the moment.
+    pub fn is_reading(&self) -> bool {
+        self.full_since.is_none() && self.letters.obstacle().is_none()
+    }
+
+    /// Has the client read a partition again from where its tracker stands.
+    fn read_again(&mut self, index: SlotIndex) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.holes.unsettle();
+        slot.dropped_of_batch = self.batches;
+        if let Err(error) = self.client.seek(&[slot.read_on()], Duration::ZERO) {
+            // The watch over the partition comes to the same place.
+            tracing::warn!(at = %slot.at, %error, "reading again");
+        }
     }
 
     /// How many records may be read now.
     fn room(&mut self) -> usize {
-        let free = self.options.in_flight_max.saturating_sub(self.in_flight);
-        let free_bytes = self.options.in_flight_bytes_max.saturating_sub(self.in_flight_bytes);
+        let free = self.free();
+        let free_bytes = self.shares.bytes_cap.saturating_sub(self.in_hand_bytes);
         let by_bytes = if free_bytes == 0 { 0 } else { free_bytes / self.record_bytes + 1 };
         let room = free.min(by_bytes).min(BATCH_MAX);
         // A few free places are left to grow into a batch worth reading, for a moment.
@@ -258,13 +325,40 @@ impl Intake {
         if since.elapsed() > Duration::from_millis(2) { room } else { 0 }
     }
 
+    /// Records that may be read, whether they turn out to be in flight or to wait.
+    fn free(&self) -> usize {
+        let free = self.options.in_flight_max.saturating_sub(self.in_flight);
+        free.min(self.shares.waiting_cap.saturating_sub(self.waiting()))
+    }
+
+    /// Records in hand that wait, behind another of their lane or for another attempt.
+    pub fn waiting(&self) -> usize {
+        self.in_hand.saturating_sub(self.in_flight)
+    }
+
     fn register(&mut self, batch: &mut Vec<Record>) {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let (mut received, mut restored, mut repeated, mut bytes) = (0u64, 0u64, 0u64, 0usize);
-        for record in batch.drain(..) {
+        for mut record in batch.drain(..) {
             // Records of partitions given up meanwhile are dropped here.
             let Some(index) = self.slots.of(&record) else { continue };
             let Some(slot) = self.slots.get_mut(index) else { continue };
+            if slot.dropped_of_batch == self.batches {
+                continue;
+            }
+            match slot.holes.look(slot.tracker.position(), record.offset()) {
+                Hole::None => {}
+                Hole::WasSkipped => {
+                    tracing::warn!(at = %slot.at, offset = record.offset().0, "the client had skipped this record (C22); it was read after all");
+                    ConsumerStatus::add(&self.status.skips_caught, 1);
+                }
+                Hole::Ask => {
+                    tracing::debug!(at = %slot.at, expected = slot.tracker.position().0, offset = record.offset().0, "a hole: asking the log again");
+                    self.read_again(index);
+                    continue;
+                }
+            }
+            slot.hearing.heard = true;
             received += 1;
             slot.continuity.observe(&record, now_ms, &slot.at, &self.status);
             let token = match slot.register(&record) {
@@ -280,16 +374,21 @@ impl Intake {
                 }
             };
             bytes += record.size_bytes();
+            if self.keeps_records {
+                record.keep(&self.client);
+            }
             let lane = lane_of(self.options.order, index, record.partition(), record.key());
             self.jobs.push((lane, Job { record: Held::Own(record), slot: index, token, failures: 0 }));
         }
         let taken = self.jobs.len();
-        self.in_flight += taken;
-        self.in_flight_bytes += bytes;
+        self.in_hand += taken;
+        self.in_hand_bytes += bytes;
         if let Some(mean) = bytes.checked_div(taken) {
             self.record_bytes = (self.record_bytes * 3 + mean) / 4 + 1;
         }
-        self.dispatch.push(&mut self.jobs);
+        if taken > 0 {
+            self.in_flight = self.dispatch.push(&mut self.jobs);
+        }
         ConsumerStatus::add(&self.status.received, received);
         if restored + repeated > 0 {
             ConsumerStatus::add(&self.status.restored, restored);
@@ -300,10 +399,17 @@ impl Intake {
 
     fn read_errors(&mut self) -> Result<(), ConsumerError> {
         for ReadError { at, offset, error } in std::mem::take(&mut self.errors) {
+            let held = at.as_ref().and_then(|at| self.slots.named(at));
+            let position = held.and_then(|index| self.slots.get(index)).map(|slot| slot.tracker.position());
             match at {
-                Some(at) if error.is_out_of_range() => {
-                    if self.slots.named(&at).is_some() {
-                        return Err(self.out_of_range(at, offset, error.reason));
+                // One that asks for another offset than ours speaks of a position of the client's own.
+                Some(at) if error.is_out_of_range() && (offset < 0 || position == Some(Offset(offset))) => {
+                    if let Some(position) = position {
+                        let held_of = held.and_then(|index| self.slots.get(index)?.topic_id);
+                        if self.gives_up_former(&at.topic, held_of) {
+                            return self.join_anew();
+                        }
+                        return Err(self.out_of_range(at, position, error.reason));
                     }
                 }
                 _ if error.fatal => return Err(error.into()),
@@ -311,16 +417,20 @@ impl Intake {
                     // What the client goes on to mend by itself.
                     tracing::warn!(at = at.map(|at| at.to_string()), %error, "read trouble");
                     self.status.failed(error.to_string());
+                    // But it takes the error for a record at its offset (librdkafka #4844, C22).
+                    if let Some(index) = held {
+                        self.read_again(index);
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn out_of_range(&self, at: TopicPartition, offset: i64, reason: String) -> ConsumerError {
+    fn out_of_range(&self, at: TopicPartition, offset: Offset, reason: String) -> ConsumerError {
         let (low, high) =
             self.client.watermarks(&at, self.options.request_timeout).unwrap_or((Offset(-1), Offset(-1)));
-        ConsumerError::OutOfRange { at, offset: Offset(offset), low, high, reason }
+        ConsumerError::OutOfRange { at, offset, low, high, reason }
     }
 
     /// Runs what waits in the consumer queue, and follows what the group asks.
@@ -338,10 +448,8 @@ impl Intake {
             self.status.failed(error.to_string());
         }
         self.read_errors()?;
-        for event in events {
-            self.follow(event)?;
-        }
-        Ok(())
+        // Each is followed, whatever becomes of one before it: the group waits for the answers.
+        events.into_iter().map(|event| self.follow(event)).fold(Ok(()), Result::and)
     }
 
     fn sleep(&mut self) {
@@ -356,7 +464,7 @@ impl Intake {
         let wanted = match self.full_since {
             None => 0,
             Some(_) => {
-                if self.in_flight < self.options.in_flight_max {
+                if self.free() > 0 {
                     longest = longest.min(Duration::from_millis(2));
                 }
                 (self.options.in_flight_max / 16).clamp(1, BATCH_MAX / 8)
@@ -369,8 +477,9 @@ impl Intake {
     }
 
     pub fn publish(&self) {
-        ConsumerStatus::set(&self.status.in_flight, self.in_flight as u64);
-        ConsumerStatus::set(&self.status.in_flight_bytes, self.in_flight_bytes as u64);
+        ConsumerStatus::set(&self.status.in_flight, self.in_hand as u64);
+        ConsumerStatus::set(&self.status.in_flight_bytes, self.in_hand_bytes as u64);
+        ConsumerStatus::set(&self.status.waiting, self.waiting() as u64);
     }
 }
 

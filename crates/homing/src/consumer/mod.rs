@@ -31,9 +31,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod alarm;
 mod asynchronous;
 mod attempt;
+mod begin;
 mod blocking;
+mod claim;
 mod commit;
 mod continuity;
 pub mod dead_letter;
@@ -41,15 +44,23 @@ mod desk;
 mod dispatch;
 mod error;
 mod group;
+mod holes;
 mod intake;
 mod options;
 mod outcome;
 mod parked;
+mod question;
+mod report;
+mod runtime;
+mod share;
 mod slots;
 mod start;
 mod status;
+mod topics;
+mod watch;
 
 pub use crate::kafka::record::Record;
+pub use claim::Context;
 pub use error::ConsumerError;
 pub use options::{ConsumerOptions, InvalidOptions, SetAside, StartPolicy};
 pub use outcome::{BatchOutcome, Outcome};
@@ -60,10 +71,12 @@ use crate::kafka::config::KafkaConfig;
 use crate::kafka::native::Client;
 use crate::shutdown::Shutdown;
 use attempt::Judge;
+use claim::Origin;
 use dead_letter::DeadLetters;
 use dispatch::Dispatch;
 use intake::{Intake, Parts};
 use parked::Parked;
+use runtime::HandlerRuntime;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,7 +118,24 @@ impl Consumer {
     where
         H: Fn(&Record) -> Outcome + Send + Sync + 'static,
     {
-        self.run_threads(blocking::Single(handler), shutdown)
+        self.run_threads(blocking::Single(move |record: &Record, _: Origin<'_>| handler(record)), shutdown)
+    }
+
+    /// As [`run_blocking`](Self::run_blocking), with a [`Context`] that tells a handler when its
+    /// record is no longer this consumer's.
+    ///
+    /// # Errors
+    /// As [`run_blocking`](Self::run_blocking).
+    pub fn run_blocking_with<H>(
+        self,
+        handler: H,
+        shutdown: &Shutdown,
+    ) -> Result<ConsumerSummary, ConsumerError>
+    where
+        H: Fn(&Record, &Context) -> Outcome + Send + Sync + 'static,
+    {
+        let with = move |record: &Record, origin: Origin<'_>| handler(record, &origin.context());
+        self.run_threads(blocking::Single(with), shutdown)
     }
 
     /// As [`run_blocking`](Self::run_blocking), with up to `records_max` records a call.
@@ -132,40 +162,57 @@ impl Consumer {
     /// The calling thread becomes the poll thread, so call it from a thread of its own, or through
     /// `spawn_blocking`: inside a tokio runtime the handlers run on that runtime, otherwise on
     /// one of `workers` threads that is started here. A handler still running when the drain
-    /// deadline passes is cancelled at its next await; its record is not committed.
+    /// deadline passes, or when its partition is lost, is dropped where it awaits; its record is
+    /// not committed.
     ///
     /// # Errors
-    /// As [`run_blocking`](Self::run_blocking).
+    /// As [`run_blocking`](Self::run_blocking), and [`ConsumerError::RuntimeBlocked`] when called
+    /// on the only thread of a `current_thread` runtime.
     pub fn run_async<H, F>(self, handler: H, shutdown: &Shutdown) -> Result<ConsumerSummary, ConsumerError>
     where
         H: Fn(Arc<Record>) -> F + Send + Sync + 'static,
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let workers = self.options.workers;
-        let own = match tokio::runtime::Handle::try_current() {
-            Ok(_) => None,
-            Err(_) => Some(
-                tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(workers)
-                    .enable_all()
-                    .thread_name("homing-work")
-                    .build()
-                    .map_err(|error| ConsumerError::Workers(error.to_string()))?,
-            ),
-        };
-        let handle = own.as_ref().map_or_else(tokio::runtime::Handle::current, |own| own.handle().clone());
+        self.run_futures(move |record, _| handler(record), shutdown)
+    }
+
+    /// As [`run_async`](Self::run_async), with a [`Context`] for what a handler starts beside itself.
+    ///
+    /// # Errors
+    /// As [`run_async`](Self::run_async).
+    pub fn run_async_with<H, F>(
+        self,
+        handler: H,
+        shutdown: &Shutdown,
+    ) -> Result<ConsumerSummary, ConsumerError>
+    where
+        H: Fn(Arc<Record>, Context) -> F + Send + Sync + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        self.run_futures(move |record, origin| handler(record, origin.context()), shutdown)
+    }
+
+    fn run_futures<H, F>(self, handler: H, shutdown: &Shutdown) -> Result<ConsumerSummary, ConsumerError>
+    where
+        H: Fn(Arc<Record>, Origin<'_>) -> F + Send + Sync + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let (workers, running_max) = (self.options.workers, self.options.in_flight_max);
+        let runtime = HandlerRuntime::find(workers)?;
         let (mut intake, judge) = self.open(shutdown)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let drivers = asynchronous::start(&handle, workers.min(cores), handler, &judge, &intake.client);
-        let result = finish(&mut intake);
-        let until = Instant::now() + Duration::from_secs(1);
-        while !drivers.iter().all(tokio::task::JoinHandle::is_finished) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let drivers = (workers.min(cores), running_max);
+        let drivers = asynchronous::start(&runtime.handle(), drivers, handler, &judge, &intake.client);
+        let result = runtime.block(|| {
+            let result = finish(&mut intake);
+            let until = Instant::now() + Duration::from_secs(1);
+            while !drivers.iter().all(tokio::task::JoinHandle::is_finished) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result
+        });
         drivers.iter().for_each(tokio::task::JoinHandle::abort);
-        if let Some(own) = own {
-            own.shutdown_background();
-        }
+        runtime.end();
         result
     }
 
@@ -228,6 +275,7 @@ impl Consumer {
             status,
             letters,
             shutdown: shutdown.clone(),
+            settings,
             poll_interval_max,
         };
         Ok((Intake::new(parts), judge))

@@ -52,11 +52,16 @@ pub struct ConsumerOptions {
     /// Threads for blocking handlers, or of the async runtime when Homing starts it; default
     /// 16. Too few: slow handlers bound the rate. Too many: memory, and context switches.
     pub workers: usize,
-    /// Records taken from Kafka and not finished; default 10,000. Also how many async
-    /// handlers run at once. Too low: workers run dry. Too high: memory, and more work done
-    /// twice after a crash.
+    /// Records that run or may start at once, of one lane never more than one; default 10,000.
+    /// Also how many async handlers run at once. Too low: workers run dry. Too high: memory, and
+    /// more work done twice after a crash.
     pub in_flight_max: usize,
-    /// Their bytes of key and payload; default 64 MiB. The first record always passes.
+    /// Records beside these that wait behind another of their lane, or for another attempt;
+    /// default 10,000. A partition that does not get on may have as many as are free for the
+    /// others, and is held back beyond that. Too low: a hot key runs dry between two reads, and
+    /// slows its neighbours down to its own pace. Too high: memory, and longer drains.
+    pub waiting_max: usize,
+    /// The bytes of key and payload of all these; default 64 MiB. The first record always passes.
     pub in_flight_bytes_max: usize,
     /// Offsets of one partition between its oldest unfinished record and the newest taken;
     /// default 100,000. A partition beyond it is paused until the oldest is finished. Too low:
@@ -89,6 +94,10 @@ pub struct ConsumerOptions {
     /// How long one question to the coordinator or a broker may take; default 10 s. It is
     /// asked again until it is answered.
     pub request_timeout: Duration,
+    /// How long a partition with unread records may receive nothing before it is read anew, and then
+    /// before the client is opened anew; default 30 s. Too short: a slow cluster is taken for a
+    /// stuck client. Too long: records of a partition that is stuck wait.
+    pub stall_after: Duration,
     /// Told each crash-relevant step; default nobody.
     pub steps: Steps,
 }
@@ -122,6 +131,7 @@ impl ConsumerOptions {
             order: ProcessingOrder::Key,
             workers: 16,
             in_flight_max: 10_000,
+            waiting_max: 10_000,
             in_flight_bytes_max: 64 << 20,
             window_max: 100_000,
             window_alarm_percent: 50,
@@ -134,6 +144,7 @@ impl ConsumerOptions {
             commit_interval: Duration::from_millis(200),
             drain_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
+            stall_after: Duration::from_secs(30),
             steps: Steps::default(),
         })
     }
@@ -148,12 +159,14 @@ impl ConsumerOptions {
             (!self.topics.is_empty(), "topics", "must name at least one topic"),
             ((1..=4096).contains(&self.workers), "workers", "must be 1 to 4096"),
             ((1..=10_000_000).contains(&self.in_flight_max), "in_flight_max", "must be 1 to 10,000,000"),
+            ((1..=10_000_000).contains(&self.waiting_max), "waiting_max", "must be 1 to 10,000,000"),
             (self.in_flight_bytes_max > 0, "in_flight_bytes_max", "must be at least 1"),
             (self.window_max >= 1, "window_max", "must be at least 1"),
             ((1..=100).contains(&self.window_alarm_percent), "window_alarm_percent", "must be 1 to 100"),
             (self.parked_keys_max >= 1, "parked_keys_max", "must be at least 1"),
             (!self.commit_interval.is_zero(), "commit_interval", "must be above zero"),
             (!self.request_timeout.is_zero(), "request_timeout", "must be above zero"),
+            (self.stall_after >= Duration::from_millis(100), "stall_after", "must be at least 100 ms"),
             (
                 self.dead_letter.as_ref().is_none_or(|topic| !self.topics.contains(topic)),
                 "dead_letter",

@@ -1,11 +1,14 @@
 //! The partitions this consumer holds, and what it knows of each.
 
+use super::alarm::Alarm;
 use super::continuity::Continuity;
 use super::dispatch::SlotIndex;
+use super::holes::Holes;
+use super::watch::Hearing;
 use crate::kafka::TopicId;
-use crate::kafka::partition_list::TopicPartition;
+use crate::kafka::partition_list::{Entry, TopicPartition};
 use crate::kafka::record::Record;
-use homing_core::{AssignmentEpoch, Offset, Registered, Tracker};
+use homing_core::{AssignmentEpoch, CommitMap, Offset, Registered, Tracker};
 use std::collections::HashMap;
 
 /// One partition held under one assignment.
@@ -21,10 +24,23 @@ pub(crate) struct Slot {
     pub committed: Option<(Offset, String)>,
     /// Something has changed since the last look at what to commit.
     pub touched: bool,
+    /// The client has it in its assignment.
+    pub taken_on: bool,
     /// Not fetched, because its window is full.
     pub paused: bool,
-    /// The record an alarm was raised for.
-    pub alarmed_for: Option<Offset>,
+    /// The alarm that one record holds the partition up.
+    pub alarm: Alarm,
+    pub holes: Holes,
+    pub hearing: Hearing,
+    /// The last batch of which this partition's records were dropped, because the client was told
+    /// to read them again.
+    pub dropped_of_batch: u64,
+    /// Characters of a commit map; less than there may be when the broker allows less.
+    pub map_chars_max: usize,
+    /// Not fetched, because it has more than its share of what may wait.
+    pub over_share: bool,
+    /// Records finished since the last look at the shares.
+    pub finished_lately: u64,
     /// Where leader epochs begin, as far as read.
     epochs: Vec<(Offset, i32)>,
     /// The newest leader epoch whose records the restored map speaks of.
@@ -50,8 +66,15 @@ impl Slot {
             released: 0,
             committed: None,
             touched: false,
+            taken_on: false,
             paused: false,
-            alarmed_for: None,
+            alarm: Alarm::default(),
+            holes: Holes::default(),
+            hearing: Hearing::default(),
+            dropped_of_batch: 0,
+            map_chars_max: CommitMap::CHARS_MAX,
+            over_share: false,
+            finished_lately: 0,
             epochs,
             map_epoch,
         }
@@ -76,6 +99,13 @@ impl Slot {
     /// The leader epoch of the last record below `offset`.
     pub fn epoch_below(&self, offset: Offset) -> Option<i32> {
         self.epochs.iter().rev().find(|(start, _)| *start < offset).map(|(_, epoch)| *epoch)
+    }
+
+    /// Where to read on.
+    pub fn read_on(&self) -> Entry {
+        let position = self.tracker.position();
+        let leader_epoch = self.epoch_below(position);
+        Entry { offset: position.0, leader_epoch, ..Entry::of(self.at.clone()) }
     }
 
     /// The newest leader epoch read or restored.

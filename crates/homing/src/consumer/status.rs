@@ -56,6 +56,8 @@ counters! {
     dead_lettered,
     /// Of these, records that followed their parked key.
     parked,
+    /// Of these, letters without their record's payload, for which their topic had no room.
+    dead_letters_cut,
     /// Dead letters that could not be written at once.
     dead_letter_failures,
     /// Commits acknowledged.
@@ -64,10 +66,22 @@ counters! {
     commit_failures,
     /// Records taken and not finished.
     in_flight,
-    /// Bytes of key and payload of these.
+    /// Of these, records that wait behind another of their lane or for another attempt.
+    waiting,
+    /// Bytes of key and payload of records taken and not finished.
     in_flight_bytes,
     /// Partitions held now.
     partitions,
+    /// Partitions given to this member whose beginning is not known yet, so that they wait; others go on.
+    partitions_pending,
+    /// Topics to work through that are not there at the moment.
+    topics_missing,
+    /// Times a partition with unread records received nothing for long, and was read anew.
+    stalled,
+    /// Times reading anew did not help, and the client was opened anew.
+    reopened,
+    /// Records that the client had skipped and that were read after all.
+    skips_caught,
     /// Partitions given up in good order.
     revoked,
     /// Partitions lost without being asked.
@@ -76,7 +90,8 @@ counters! {
     maps_dropped,
     /// Completions that came too late, after their partition was given up.
     stale,
-    /// Alarms that the oldest unfinished record holds its partition up.
+    /// Alarms that a partition is held up: by its oldest unfinished record, or because it has more
+    /// than its share of what may wait.
     head_of_line,
     /// Gaps seen in a lane's numbering, each a suspicion until it is filled or confirmed.
     gaps,

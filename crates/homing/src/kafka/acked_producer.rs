@@ -3,7 +3,7 @@
 use super::config::{ConfigError, KafkaConfig};
 use homing_core::TopicName;
 use rdkafka::ClientContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
@@ -20,18 +20,24 @@ pub(crate) struct Outgoing<'a> {
 pub(crate) enum SendError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The client's limit or the topic's is below this record's size. It was not written.
+    #[error("{reason}")]
+    TooLarge { reason: String },
     #[error("{reason}")]
     Kafka { reason: String },
 }
 
 impl From<KafkaError> for SendError {
     fn from(error: KafkaError) -> Self {
+        use RDKafkaErrorCode::{MessageBatchTooLarge, MessageSizeTooLarge};
+        let is_too_large =
+            matches!(error.rdkafka_error_code(), Some(MessageSizeTooLarge | MessageBatchTooLarge));
         let reason = match error {
             // Its own words would hold the value, which may be a secret.
             KafkaError::ClientConfig(_, why, key, _) => format!("client key {key}: {why}"),
             error => error.to_string(),
         };
-        Self::Kafka { reason }
+        if is_too_large { Self::TooLarge { reason } } else { Self::Kafka { reason } }
     }
 }
 
@@ -65,6 +71,12 @@ impl AckedProducer {
         if settings.get("linger.ms").is_none() {
             settings.set("linger.ms", "2");
         }
+        // The topic's limit decides. Kafka holds it against a whole batch, so each record goes in one
+        // of its own: a large one must not have its neighbours refused.
+        if settings.get("message.max.bytes").is_none() {
+            settings.set("message.max.bytes", "1000000000");
+        }
+        settings.set("batch.num.messages", "1");
         Ok(Self { producer: settings.create_with_context(Acks(on_delivery))? })
     }
 

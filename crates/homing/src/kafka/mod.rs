@@ -9,6 +9,7 @@ pub mod config;
 pub mod ensure;
 pub(crate) mod native;
 pub(crate) mod native_call;
+pub(crate) mod native_describe;
 mod native_ends;
 mod native_watermarks;
 pub mod partition_list;

@@ -16,11 +16,12 @@
 
 use super::bell::Bell;
 use super::partition_list::{Entry, PartitionList};
-use rdkafka::ClientConfig;
+pub(crate) use rdkafka::ClientConfig;
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,11 @@ impl NativeError {
         Self { operation, code, reason: describe(code), fatal: code == Code::RD_KAFKA_RESP_ERR__FATAL as i32 }
     }
 
+    /// Whether the brokers are too old for what was asked.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        self.code == Code::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE as i32
+    }
+
     /// Whether the log does not hold the offset to read from. Every position is explicit here, so
     /// librdkafka asking for its reset policy means just that.
     pub(crate) fn is_out_of_range(&self) -> bool {
@@ -55,6 +61,9 @@ impl NativeError {
         self.code == Code::RD_KAFKA_RESP_ERR__LOG_TRUNCATION as i32
     }
 }
+
+/// The broker's word that a commit's metadata is longer than it allows.
+pub(crate) const METADATA_TOO_LARGE: i32 = Code::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE as i32;
 
 /// The error that says most: a refused login says more than that all brokers are down because of it.
 pub(crate) fn most_telling(errors: Vec<NativeError>) -> Option<NativeError> {
@@ -87,8 +96,8 @@ pub(crate) fn describe(code: i32) -> String {
 pub(crate) enum GroupEvent {
     /// These partitions are ours from now on.
     Assign(Vec<Entry>),
-    /// These are to be given up.
-    Revoke(Vec<Entry>),
+    /// These are to be given up; `lost` when the group has taken them already.
+    Revoke { entries: Vec<Entry>, lost: bool },
 }
 
 /// What the callbacks hand over; they run on the thread that serves the consumer queue,
@@ -100,7 +109,11 @@ struct Context {
     /// Guards the errors likewise.
     errors: Mutex<Vec<NativeError>>,
     /// Set by [`Client::close`]: a revocation is answered at once, in the callback.
-    closing: std::sync::atomic::AtomicBool,
+    closing: AtomicBool,
+    /// The group has its one answer while closing.
+    declined: AtomicBool,
+    /// The group waits for an answer to the last event.
+    unanswered: AtomicBool,
 }
 
 /// A queue handle of librdkafka.
@@ -226,9 +239,20 @@ impl Client {
         (events, errors)
     }
 
+    /// The group has its answer to the last event.
+    pub(super) fn answered(&self) {
+        self.context.unanswered.store(false, Ordering::Release);
+    }
+
     /// Leaves the group; gives up waiting for it at `until`. Says whether it was left in time.
     pub fn close(&self, until: Instant) -> bool {
-        self.context.closing.store(true, std::sync::atomic::Ordering::Release);
+        // Never answered, it would be waited for without end, and by `rd_kafka_destroy` after that.
+        if self.context.unanswered.load(Ordering::Acquire)
+            && let Err(error) = self.give_back_all()
+        {
+            tracing::warn!(%error, "answering the group before leaving it");
+        }
+        self.context.closing.store(true, Ordering::Release);
         // SAFETY: handle and queue are live. The close events need a queue of their own (forwarded
         // to itself the consumer queue would never be served again); serving it runs the rebalance
         // callback, which answers at once while `closing` is set.
@@ -361,38 +385,23 @@ unsafe extern "C" fn on_rebalance(
     unsafe {
         let context = context_of(opaque);
         let assign = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if context.closing.load(std::sync::atomic::Ordering::Acquire) {
-            return decline(rk, assign, partitions);
-        }
-        let entries = PartitionList::entries_of(partitions);
-        let event = if assign { GroupEvent::Assign(entries) } else { GroupEvent::Revoke(entries) };
-        context.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-    }
-}
-
-/// Takes nothing any more and gives back at once, or the close would wait for ever.
-///
-/// # Safety
-/// `rk` and `partitions` are live.
-unsafe fn decline(
-    rk: *mut ffi::rd_kafka_t,
-    assign: bool,
-    partitions: *mut ffi::rd_kafka_topic_partition_list_t,
-) {
-    // SAFETY: the caller's promise; an error is ours to destroy.
-    unsafe {
-        if text(ffi::rd_kafka_rebalance_protocol(rk)) != "COOPERATIVE" {
-            ffi::rd_kafka_assign(rk, std::ptr::null());
+        if context.closing.load(Ordering::Acquire) {
+            // Takes nothing any more and gives back at once. While a group terminates this answers
+            // whatever it asked, by every protocol (2.12.1, `rd_kafka_cgrp_handle_assign_op`), but only
+            // once: it then ends, and a call that comes after that may never return.
+            if !context.declined.swap(true, Ordering::AcqRel) {
+                ffi::rd_kafka_assign(rk, std::ptr::null());
+            }
             return;
         }
-        let error = if assign {
-            ffi::rd_kafka_incremental_assign(rk, PartitionList::new(&[]).as_ptr())
+        context.unanswered.store(true, Ordering::Release);
+        let entries = PartitionList::entries_of(partitions);
+        let event = if assign {
+            GroupEvent::Assign(entries)
         } else {
-            ffi::rd_kafka_incremental_unassign(rk, partitions)
+            GroupEvent::Revoke { entries, lost: ffi::rd_kafka_assignment_lost(rk) != 0 }
         };
-        if !error.is_null() {
-            ffi::rd_kafka_error_destroy(error);
-        }
+        context.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 }
 

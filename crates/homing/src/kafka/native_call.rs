@@ -7,8 +7,7 @@ use super::partition_list::{Entry, PartitionList, TopicPartition};
 use super::record::Record;
 use homing_core::{Offset, TopicName};
 use rdkafka::bindings as ffi;
-use rdkafka::types::RDKafkaRespErr as Code;
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,15 +133,27 @@ impl Client {
         let list = PartitionList::new(entries);
         // SAFETY: handle and list are live; the list is copied.
         check("assign partitions", unsafe { ffi::rd_kafka_assign(self.as_ptr(), list.as_ptr()) })
+            .map(|()| self.answered())
     }
 
     /// Gives the whole assignment up.
     pub fn unassign(&self) -> Result<(), NativeError> {
         // SAFETY: the handle is live; null means none.
         check("unassign partitions", unsafe { ffi::rd_kafka_assign(self.as_ptr(), std::ptr::null()) })
+            .map(|()| self.answered())
     }
 
     pub fn incremental_assign(&self, entries: &[Entry]) -> Result<(), NativeError> {
+        let list = PartitionList::new(entries);
+        // SAFETY: handle and list are live; the list is copied.
+        check_error("assign partitions", unsafe {
+            ffi::rd_kafka_incremental_assign(self.as_ptr(), list.as_ptr())
+        })
+        .map(|()| self.answered())
+    }
+
+    /// Takes more partitions on, which is no answer to what the group asked.
+    pub fn add_to_assignment(&self, entries: &[Entry]) -> Result<(), NativeError> {
         let list = PartitionList::new(entries);
         // SAFETY: handle and list are live; the list is copied.
         check_error("assign partitions", unsafe {
@@ -156,6 +167,17 @@ impl Client {
         check_error("unassign partitions", unsafe {
             ffi::rd_kafka_incremental_unassign(self.as_ptr(), list.as_ptr())
         })
+        .map(|()| self.answered())
+    }
+
+    /// Answers whatever the group asked last by giving everything back.
+    pub(super) fn give_back_all(&self) -> Result<(), NativeError> {
+        if !self.is_cooperative() {
+            return self.unassign();
+        }
+        self.incremental_assign(&[])?;
+        let assigned: Vec<Entry> = self.assignment()?.into_iter().map(Entry::of).collect();
+        self.incremental_unassign(&assigned)
     }
 
     /// Whether the partitions are gone already, taken by the group without asking.
@@ -164,18 +186,28 @@ impl Client {
         unsafe { ffi::rd_kafka_assignment_lost(self.as_ptr()) != 0 }
     }
 
-    /// The group's committed offsets with their metadata.
+    /// The partitions that are assigned now.
+    pub fn assignment(&self) -> Result<Vec<TopicPartition>, NativeError> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the handle is live; the list that comes back is ours to destroy.
+        unsafe {
+            check("ask for the assignment", ffi::rd_kafka_assignment(self.as_ptr(), &raw mut raw))?;
+            let entries = PartitionList::entries_of(raw);
+            if !raw.is_null() {
+                ffi::rd_kafka_topic_partition_list_destroy(raw);
+            }
+            Ok(entries.into_iter().map(|entry| entry.at).collect())
+        }
+    }
+
+    /// The group's committed offsets with their metadata, each partition with its own error code.
     pub fn committed(&self, entries: &[Entry], wait: Duration) -> Result<Vec<Entry>, NativeError> {
         let list = PartitionList::new(entries);
         // SAFETY: handle and list are live; the list is filled in place.
         check("fetch committed offsets", unsafe {
             ffi::rd_kafka_committed(self.as_ptr(), list.as_ptr(), millis(wait))
         })?;
-        let entries = list.entries();
-        match entries.iter().find(|entry| entry.error != 0) {
-            Some(entry) => Err(NativeError::of("fetch committed offsets", entry.error)),
-            None => Ok(entries),
-        }
+        Ok(list.entries())
     }
 
     /// Sends a commit; the answer comes out of [`commit_reply`](Self::commit_reply).
@@ -225,17 +257,23 @@ impl Client {
         check("resume partitions", unsafe { ffi::rd_kafka_resume_partitions(self.as_ptr(), list.as_ptr()) })
     }
 
-    /// Reads on from these offsets; what was prefetched is dropped.
+    /// Reads on from these offsets; what was prefetched is dropped. Without `wait` nobody hears
+    /// whether it worked, but nothing read from then on is from before.
     pub fn seek(&self, entries: &[Entry], wait: Duration) -> Result<(), NativeError> {
+        match self.seek_each(entries, wait)?.iter().find(|entry| entry.error != 0) {
+            Some(entry) if !wait.is_zero() => Err(NativeError::of("seek", entry.error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`seek`](Self::seek), each partition with its own error code.
+    pub fn seek_each(&self, entries: &[Entry], wait: Duration) -> Result<Vec<Entry>, NativeError> {
         let list = PartitionList::new(entries);
         // SAFETY: handle and list are live.
         check_error("seek", unsafe {
             ffi::rd_kafka_seek_partitions(self.as_ptr(), list.as_ptr(), millis(wait))
         })?;
-        match list.entries().iter().find(|entry| entry.error != 0) {
-            Some(entry) => Err(NativeError::of("seek", entry.error)),
-            None => Ok(()),
-        }
+        Ok(list.entries())
     }
 
     /// Where reading stands: one above the last record taken, control records included.
@@ -251,44 +289,6 @@ impl Client {
     pub fn watermarks(&self, at: &TopicPartition, wait: Duration) -> Result<(Offset, Offset), NativeError> {
         // SAFETY: the handle is live as long as this is.
         unsafe { native_watermarks::watermarks(self.as_ptr(), (&at.topic, at.partition), wait) }
-    }
-
-    /// The ids of these topics, in the given order; `None` where there is no such topic.
-    pub fn topic_ids(
-        &self,
-        topics: &[TopicName],
-        wait: Duration,
-    ) -> Result<Vec<Option<TopicId>>, NativeError> {
-        let names: Vec<CString> = topics.iter().map(c_name).collect();
-        let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-        // SAFETY: every object made here is destroyed here; names outlive the collection, which
-        // copies them; the event lends the result until it is destroyed.
-        unsafe {
-            let queue = Queue::adopt(ffi::rd_kafka_queue_new(self.as_ptr()))
-                .ok_or_else(|| NativeError::of("describe topics", Code::RD_KAFKA_RESP_ERR__FAIL as i32))?;
-            let operation = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-            let options = ffi::rd_kafka_AdminOptions_new(self.as_ptr(), operation);
-            let mut errstr = [0 as c_char; 128];
-            ffi::rd_kafka_AdminOptions_set_request_timeout(
-                options,
-                millis(wait),
-                errstr.as_mut_ptr(),
-                errstr.len(),
-            );
-            let collection =
-                ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-            ffi::rd_kafka_DescribeTopics(self.as_ptr(), collection, options, queue.as_ptr());
-            ffi::rd_kafka_TopicCollection_destroy(collection);
-            ffi::rd_kafka_AdminOptions_destroy(options);
-            let event = ffi::rd_kafka_queue_poll(queue.as_ptr(), millis(wait + Duration::from_millis(100)));
-            if event.is_null() {
-                let code = Code::RD_KAFKA_RESP_ERR__TIMED_OUT as i32;
-                return Err(NativeError::of("describe topics", code));
-            }
-            let ids = described_ids(event, topics);
-            ffi::rd_kafka_event_destroy(event);
-            ids
-        }
     }
 
     /// The cluster's id.
@@ -315,43 +315,7 @@ pub(crate) enum Source {
     Consumer,
 }
 
-/// # Safety
-/// `event` is a live event.
-unsafe fn described_ids(
-    event: *mut ffi::rd_kafka_event_t,
-    topics: &[TopicName],
-) -> Result<Vec<Option<TopicId>>, NativeError> {
-    // SAFETY: what the event lends lives until the caller destroys it.
-    unsafe {
-        let code = ffi::rd_kafka_event_error(event) as i32;
-        if code != 0 {
-            let reason = text(ffi::rd_kafka_event_error_string(event));
-            return Err(NativeError { reason, ..NativeError::of("describe topics", code) });
-        }
-        let result = ffi::rd_kafka_event_DescribeTopics_result(event);
-        if result.is_null() {
-            return Err(NativeError::of("describe topics", Code::RD_KAFKA_RESP_ERR__FAIL as i32));
-        }
-        let mut count = 0usize;
-        let raw = ffi::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        let mut ids = vec![None; topics.len()];
-        for i in 0..count {
-            let description = *raw.add(i);
-            let code = ffi::rd_kafka_error_code(ffi::rd_kafka_TopicDescription_error(description)) as i32;
-            let name = text(ffi::rd_kafka_TopicDescription_name(description));
-            let uuid = ffi::rd_kafka_TopicDescription_topic_id(description);
-            let place = topics.iter().position(|topic| topic.as_str() == name);
-            let (Some(place), 0, false) = (place, code, uuid.is_null()) else { continue };
-            let mut id = [0; 16];
-            id[..8].copy_from_slice(&ffi::rd_kafka_Uuid_most_significant_bits(uuid).to_be_bytes());
-            id[8..].copy_from_slice(&ffi::rd_kafka_Uuid_least_significant_bits(uuid).to_be_bytes());
-            ids[place] = Some(id);
-        }
-        Ok(ids)
-    }
-}
-
-fn c_name(topic: &TopicName) -> CString {
+pub(super) fn c_name(topic: &TopicName) -> CString {
     CString::new(topic.as_str()).expect("a topic name holds no zero byte")
 }
 

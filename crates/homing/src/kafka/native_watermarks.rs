@@ -59,7 +59,10 @@ unsafe fn query(
 
 /// Has the client ask a broker about the topic, whatever it remembers. (Asking about all the topics
 /// it remembers would allow brokers to create them: librdkafka 2.12.1, `rd_kafka_metadata`.)
-unsafe fn refresh(client: *mut ffi::rd_kafka_t, topic: &CStr, wait: Duration) {
+///
+/// # Safety
+/// `client` is a live handle, and stays so through the call.
+pub(super) unsafe fn refresh(client: *mut ffi::rd_kafka_t, topic: &CStr, wait: Duration) {
     // SAFETY: the handle is live; topic and answer are destroyed once each, when there are any.
     unsafe {
         let handle = ffi::rd_kafka_topic_new(client, topic.as_ptr(), std::ptr::null_mut());

@@ -28,8 +28,8 @@ use homing_core::Message;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use watcher::{Watch, Watcher};
+use std::time::{Duration, Instant};
+use watcher::{Places, Watch, Watcher};
 use writer::{Job, Writer};
 
 /// How a [`Sender`] works.
@@ -39,13 +39,18 @@ pub struct SenderOptions {
     /// outbox (`homing run`). It stands by while another relay owns the outbox.
     pub relay: Option<(KafkaConfig, RelayOptions)>,
     /// Messages that may wait to be stored; default 10 000. When it is full,
-    /// sends wait: back-pressure, not loss.
+    /// sends wait up to `send_timeout`: back-pressure, not loss.
     pub queue_max: usize,
+    /// Messages that may be without a receipt, those waiting to be stored included; default
+    /// 100 000. When there are so many, sends wait up to `send_timeout`. Too low: bounds the rate
+    /// at (this / time to a receipt). Too high: memory, while Kafka is away.
+    pub pending_max: usize,
     /// Messages stored in one commit; default 1000. More raises throughput and
     /// the time the database is locked.
     pub group_max: usize,
-    /// How long [`Sender::send`] waits for the receipt; default 30 s. When it is
-    /// over the message is still in the outbox and will be delivered.
+    /// How long a send waits for a place in the queue, and [`Sender::send`] for all there is to
+    /// wait for, the receipt included; default 30 s. A message that was stored by then is in the
+    /// outbox and will be delivered.
     pub send_timeout: Duration,
     /// The longest pause between two looks for receipts when the relay is
     /// another process; default 20 ms.
@@ -59,6 +64,7 @@ impl Default for SenderOptions {
         Self {
             relay: None,
             queue_max: 10_000,
+            pending_max: 100_000,
             group_max: 1000,
             send_timeout: Duration::from_secs(30),
             poll_max: Duration::from_millis(20),
@@ -76,6 +82,15 @@ pub enum SendError {
     /// The outbox did not take it.
     #[error("the message was not stored: {0}")]
     NotStored(Arc<OutboxError>),
+    /// There was no place for it within the timeout: too many messages are without a receipt, or
+    /// wait to be stored. It was not stored.
+    #[error("no place within {timeout:?}, as {pending} messages are without a receipt; not stored")]
+    Full {
+        /// The time waited.
+        timeout: Duration,
+        /// Messages under way then.
+        pending: usize,
+    },
     /// It was stored and then set aside: it is in the dead-letter table.
     #[error("row {row} was set aside ({code}): {reason}")]
     DeadLetter {
@@ -131,7 +146,7 @@ impl SendError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::NotStored(error) => error.retry(),
-            Self::Closed => Retry::Later,
+            Self::Closed | Self::Full { .. } => Retry::Later,
             Self::Message(_) | Self::DeadLetter { .. } => Retry::Never,
             Self::TimedOut { .. }
             | Self::Slow { .. }
@@ -156,6 +171,7 @@ impl SendError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Sender {
+    places: Places,
     jobs: Option<SyncSender<Job>>,
     options: SenderOptions,
     watch: Watch,
@@ -186,11 +202,12 @@ impl Sender {
         };
         let watch = Watch::default();
         let watcher = Watcher::new(&outbox, watch.clone(), stopped, options.poll_max)?;
-        let (jobs, waiting) = sync_channel(options.queue_max.max(1));
+        let places = Places { queue_max: options.queue_max.max(1), pending_max: options.pending_max.max(1) };
+        let (jobs, waiting) = sync_channel(places.queue_max);
         let writer = Writer::new(&outbox, waiting, watch.clone(), options.group_max.max(1))?;
         let threads =
             vec![spawn("homing-send-write", || writer.run())?, spawn("homing-send-watch", || watcher.run())?];
-        Ok(Self { jobs: Some(jobs), options, watch, threads, relay })
+        Ok(Self { jobs: Some(jobs), places, options, watch, threads, relay })
     }
 
     /// Stores a message and waits until it is delivered.
@@ -204,9 +221,10 @@ impl Sender {
             // Nobody waits any more after a timeout.
             drop(done.send(result));
         });
-        self.hand_over(message, Completion::new(callback, Some(Arc::clone(&row))))?;
         let timeout = self.options.send_timeout;
-        match result.recv_timeout(timeout) {
+        let until = Instant::now() + timeout;
+        self.hand_over(message, Completion::new(callback, Some(Arc::clone(&row))))?;
+        match result.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(match row.get() {
                 Some(row) => SendError::TimedOut { row: *row, timeout },
@@ -218,9 +236,9 @@ impl Sender {
 
     /// Stores a message and calls `done` when it is delivered or cannot be.
     ///
-    /// Waits only while the queue is full. `done` runs on a thread of the
-    /// sender's and should be short. Messages of one thread are stored in the
-    /// order of the calls.
+    /// Waits only for a place, up to the send timeout. `done` runs on a thread of the
+    /// sender's and should be short: while it waits, for a place too, no receipts come.
+    /// Messages of one thread are stored in the order of the calls.
     ///
     /// # Errors
     /// [`SendError`] when the message was not taken; `done` is not called then.
@@ -235,7 +253,7 @@ impl Sender {
     /// Stores a message; the future is ready when it is delivered or cannot be.
     ///
     /// The message is taken by the call, not by the first poll; this call waits
-    /// while the queue is full.
+    /// for a place, up to the send timeout.
     ///
     /// # Cancel safety
     /// Dropping the future forgets the receipt, not the message.
@@ -261,8 +279,15 @@ impl Sender {
             Err(error) => return Err((error.into(), completion)),
         };
         let Some(jobs) = &self.jobs else { return Err((SendError::Closed, completion)) };
-        jobs.send(Job { message, headers, completion })
-            .map_err(|refused| (SendError::Closed, refused.0.completion))
+        let timeout = self.options.send_timeout;
+        if !self.watch.admit(self.places, Instant::now() + timeout) {
+            return Err((SendError::Full { timeout, pending: self.watch.pending() }, completion));
+        }
+        // Never waits: the queue has a place for each that was admitted.
+        jobs.send(Job { message, headers, completion }).map_err(|refused| {
+            self.watch.withdraw();
+            (SendError::Closed, refused.0.completion)
+        })
     }
 
     /// Messages taken and not yet completed.

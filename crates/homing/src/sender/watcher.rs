@@ -13,11 +13,34 @@ use std::time::{Duration, Instant};
 /// The stored rows that wait for their end; shared by writer, watcher and sender.
 #[derive(Clone, Default)]
 pub(super) struct Watch {
-    inner: Arc<(Mutex<Waiting>, Condvar)>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Guards who waits; never held while a callback runs.
+    waiting: Mutex<Waiting>,
+    /// Rows were stored, or it is over.
+    stored: Condvar,
+    /// A send has a place again.
+    room: Condvar,
+}
+
+/// How many sends may be under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    /// Waiting to be stored.
+    pub queue_max: usize,
+    /// Without a receipt, those waiting to be stored included.
+    pub pending_max: usize,
 }
 
 #[derive(Default)]
 struct Waiting {
+    /// Admitted and not yet taken by the writer.
+    queued: usize,
+    /// Sends that wait for a place.
+    outside: usize,
     rows: BTreeMap<RowId, Completion>,
     /// Taken by the writer and neither stored nor failed.
     taken: usize,
@@ -26,22 +49,62 @@ struct Waiting {
     until: Option<Instant>,
 }
 
+impl Waiting {
+    /// Sends under way.
+    fn pending(&self) -> usize {
+        self.queued + self.taken + self.rows.len()
+    }
+}
+
 impl Watch {
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.inner.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn pending(&self) -> usize {
-        let waiting = self.lock();
-        waiting.rows.len() + waiting.taken
+        self.lock().pending()
+    }
+
+    /// Takes a place for one send, waiting for it until `until`; false when there was none.
+    pub fn admit(&self, places: Places, until: Instant) -> bool {
+        let mut waiting = self.lock();
+        while waiting.queued >= places.queue_max || waiting.pending() >= places.pending_max {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            waiting.outside += 1;
+            waiting = self.inner.room.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            waiting.outside -= 1;
+        }
+        waiting.queued += 1;
+        true
+    }
+
+    /// Gives the place of a send back that the writer will never see.
+    pub fn withdraw(&self) {
+        let mut waiting = self.lock();
+        waiting.queued -= 1;
+        self.tell_outside(&waiting);
+    }
+
+    fn tell_outside(&self, waiting: &Waiting) {
+        if waiting.outside > 0 {
+            self.inner.room.notify_all();
+        }
     }
 
     pub fn taken(&self, jobs: usize) {
-        self.lock().taken += jobs;
+        let mut waiting = self.lock();
+        waiting.queued -= jobs;
+        waiting.taken += jobs;
+        self.tell_outside(&waiting);
     }
 
     pub fn not_stored(&self, jobs: usize) {
-        self.lock().taken -= jobs;
+        let mut waiting = self.lock();
+        waiting.taken -= jobs;
+        self.tell_outside(&waiting);
     }
 
     pub fn stored(&self, rows: impl Iterator<Item = (RowId, Completion)>) {
@@ -52,18 +115,18 @@ impl Watch {
             waiting.taken -= 1;
         }
         drop(waiting);
-        self.inner.1.notify_all();
+        self.inner.stored.notify_all();
     }
 
     pub fn writer_done(&self) {
         self.lock().writer_done = true;
-        self.inner.1.notify_all();
+        self.inner.stored.notify_all();
     }
 
     /// Asks the watcher to end when nothing waits, at the latest after `timeout`.
     pub fn close(&self, timeout: Duration) {
         self.lock().until = Some(Instant::now() + timeout);
-        self.inner.1.notify_all();
+        self.inner.stored.notify_all();
     }
 
     /// Waits until rows wait for their end; false when there will be none.
@@ -77,7 +140,7 @@ impl Watch {
             if !waiting.rows.is_empty() {
                 return true;
             }
-            waiting = self.inner.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self.inner.stored.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -86,11 +149,17 @@ impl Watch {
     }
 
     fn take(&self, row: RowId) -> Option<Completion> {
-        self.lock().rows.remove(&row)
+        let mut waiting = self.lock();
+        let completion = waiting.rows.remove(&row);
+        self.tell_outside(&waiting);
+        completion
     }
 
     fn take_all(&self) -> BTreeMap<RowId, Completion> {
-        std::mem::take(&mut self.lock().rows)
+        let mut waiting = self.lock();
+        let rows = std::mem::take(&mut waiting.rows);
+        self.tell_outside(&waiting);
+        rows
     }
 }
 

@@ -3,6 +3,9 @@
 use homing_broker::ApiKey;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
@@ -138,11 +141,35 @@ impl Request {
         self.answer(api, &body)
     }
 
+    /// The broker's answer without the records in it.
+    pub fn without_records(&self, answer: Vec<u8>) -> Vec<u8> {
+        match self.api {
+            Some(api @ ApiKey::Fetch) => self.changed(api, answer, |body: &mut FetchResponse| {
+                let partitions = body.responses.iter_mut().flat_map(|topic| &mut topic.partitions);
+                partitions.for_each(|partition| partition.records = Some(bytes::Bytes::new()));
+            }),
+            _ => answer,
+        }
+    }
+
+    /// The length of the longest metadata in a commit; 0 for anything else.
+    pub fn metadata_size(&self) -> usize {
+        if self.api != Some(ApiKey::OffsetCommit) {
+            return 0;
+        }
+        let body: OffsetCommitRequest = self.body(ApiKey::OffsetCommit);
+        let partitions = body.topics.iter().flat_map(|topic| &topic.partitions);
+        let sizes =
+            partitions.map(|partition| partition.committed_metadata.as_ref().map_or(0, |text| text.len()));
+        sizes.max().unwrap_or(0)
+    }
+
     /// An answer with this error code everywhere, of a broker that did nothing.
     pub fn refused(&self, code: i16) -> Vec<u8> {
         match self.api {
             Some(api @ ApiKey::Produce) => self.answer(api, &produced(self.body(api), |_, _| (code, -1))),
             Some(api @ ApiKey::Fetch) => self.answer(api, &unfetched(self.body(api), code)),
+            Some(api @ ApiKey::ListOffsets) => self.answer(api, &unlisted(self.body(api), code)),
             Some(api @ ApiKey::OffsetCommit) => self.answer(api, &uncommitted(self.body(api), code)),
             Some(api @ ApiKey::Heartbeat) => {
                 self.answer(api, &HeartbeatResponse::default().with_error_code(code))
@@ -224,6 +251,20 @@ fn unfetched(request: FetchRequest, code: i16) -> FetchResponse {
             .with_partitions(partitions.collect())
     });
     FetchResponse::default().with_responses(topics.collect())
+}
+
+fn unlisted(request: ListOffsetsRequest, code: i16) -> ListOffsetsResponse {
+    let topics = request.topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| {
+            ListOffsetsPartitionResponse::default()
+                .with_partition_index(partition.partition_index)
+                .with_error_code(code)
+        });
+        ListOffsetsTopicResponse::default()
+            .with_name(topic.name.clone())
+            .with_partitions(partitions.collect())
+    });
+    ListOffsetsResponse::default().with_topics(topics.collect())
 }
 
 fn uncommitted(request: OffsetCommitRequest, code: i16) -> OffsetCommitResponse {

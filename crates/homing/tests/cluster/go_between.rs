@@ -9,7 +9,7 @@ use homing_broker::{ApiKey, Count, Fault};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -36,6 +36,12 @@ struct Shared {
     links: Mutex<Vec<TcpStream>>,
     cut: AtomicBool,
     over: AtomicBool,
+    /// How many conversations there were.
+    links_opened: AtomicU64,
+    /// Conversations up to this one are given no records.
+    given_nothing: AtomicU64,
+    /// Longer commit metadata is refused; 0 is none.
+    metadata_max: AtomicUsize,
 }
 
 impl Faults {
@@ -89,6 +95,17 @@ impl GoBetween {
 
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
+    }
+
+    /// Connections that are open now are given no records any more; they look well otherwise.
+    pub fn give_nothing(&self) {
+        let opened = self.shared.links_opened.load(Ordering::SeqCst);
+        self.shared.given_nothing.store(opened, Ordering::SeqCst);
+    }
+
+    /// Commits with longer metadata are refused, as by `offset.metadata.max.bytes`.
+    pub fn limit_metadata(&self, bytes: usize) {
+        self.shared.metadata_max.store(bytes, Ordering::SeqCst);
     }
 
     /// No broker can be reached any more: connections end, new ones end at once.
@@ -161,16 +178,29 @@ impl Shared {
     fn converse(self: &Arc<Self>, mut client: &TcpStream, mut broker: &TcpStream) -> io::Result<()> {
         client.set_nodelay(true)?;
         broker.set_nodelay(true)?;
+        let link = self.links_opened.fetch_add(1, Ordering::SeqCst) + 1;
         loop {
             let request = Request::parse(frames::read(client)?);
-            let fault = request.api.and_then(|api| self.faults.strike(api, &request.frame));
+            let metadata_max = self.metadata_max.load(Ordering::SeqCst);
+            let fault = match request.api.and_then(|api| self.faults.strike(api, &request.frame)) {
+                // OFFSET_METADATA_TOO_LARGE
+                None if metadata_max > 0 && request.metadata_size() > metadata_max => {
+                    Some(Fault::ErrorCode(12))
+                }
+                fault => fault,
+            };
             let answer = match fault {
                 Some(Fault::DropConnection) => return Ok(()),
                 Some(Fault::ErrorCode(code)) => request.refused(code),
                 Some(Fault::AckWithoutAppend) => request.acknowledged_falsely(broker)?,
                 _ => {
                     broker.write_all(&request.frame)?;
-                    request.readdressed(frames::read(broker)?, |host, port| self.door(host, port))
+                    let answer =
+                        request.readdressed(frames::read(broker)?, |host, port| self.door(host, port));
+                    match link <= self.given_nothing.load(Ordering::SeqCst) {
+                        true => request.without_records(answer),
+                        false => answer,
+                    }
                 }
             };
             match fault {

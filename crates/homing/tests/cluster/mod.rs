@@ -104,6 +104,16 @@ impl Cluster {
         self.go_between().faults()
     }
 
+    /// Clients that are connected now are given no records any more; see [`GoBetween::give_nothing`].
+    pub fn give_nothing(&self) {
+        self.go_between().give_nothing();
+    }
+
+    /// Commits with longer metadata are refused.
+    pub fn limit_metadata(&self, bytes: usize) {
+        self.go_between().limit_metadata(bytes);
+    }
+
     /// No broker can be reached until [`mend`](Self::mend).
     pub fn cut(&self) {
         self.go_between().cut();
@@ -155,13 +165,12 @@ impl Cluster {
         self.create_with(topic, partitions, &[]);
     }
 
+    /// The same, with settings of the topic's own.
     pub fn create_with(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         let insync = self.config.min_insync_replicas.to_string();
         let replication = TopicReplication::Fixed(self.config.replication_factor);
-        let mut new = NewTopic::new(topic, partitions, replication).set("min.insync.replicas", &insync);
-        for (key, value) in settings {
-            new = new.set(key, value);
-        }
+        let new = NewTopic::new(topic, partitions, replication).set("min.insync.replicas", &insync);
+        let new = settings.iter().fold(new, |new, (key, value)| new.set(key, value));
         let results = self.admin(async |admin, options| admin.create_topics([&new], options).await);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         self.until_known(topic, partitions as usize);

@@ -200,6 +200,20 @@ impl Running {
         self.end().unwrap()
     }
 
+    /// Waits for its end, for as long as anything may take: one that hangs is left to itself.
+    pub fn end_in_time(self) -> Result<ConsumerSummary, ConsumerError> {
+        let begun = Instant::now();
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if begun.elapsed() > LONG {
+                let counts = self.counts();
+                std::mem::forget(self);
+                panic!("the consumer does not end: {counts:?}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.end()
+    }
+
     /// Waits for its end.
     pub fn end(mut self) -> Result<ConsumerSummary, ConsumerError> {
         self.thread.take().unwrap().join().unwrap()

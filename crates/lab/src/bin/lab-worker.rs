@@ -12,9 +12,13 @@ use homing_lab::scene::STREAM;
 use homing_lab::{effects, process, unsafe_arms, workload};
 use std::cell::RefCell;
 use std::error::Error;
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +28,15 @@ fn main() -> ExitCode {
 }
 
 fn run(job: &Job) -> Result<(), Box<dyn Error>> {
+    if let Some(log) = &job.log {
+        let log = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let filter = EnvFilter::new("info,homing=debug");
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(Mutex::new(log))
+            .init();
+    }
     let steps = job.kill.as_deref().map(killer).transpose()?.unwrap_or_default();
     let (bootstrap, topic, database) = (&job.site.bootstrap, &job.topic, job.database.as_path());
     match job.role {
@@ -84,9 +97,24 @@ fn consumer(job: &Job, how: Apply, steps: Steps) -> Result<(), Box<dyn Error>> {
     };
     drop(effects::open(&job.database)?);
     let path = job.database.clone();
+    let mut kafka = job.site.kafka();
+    if job.log.is_some() {
+        kafka.client.insert("debug".into(), "cgrp,topic,fetch,metadata".into());
+    }
     println!("ready");
-    Consumer::new(job.site.kafka(), options)?
-        .run_blocking(move |record| handle(&path, how, record), &Shutdown::new())?;
+    let consumer = Consumer::new(kafka, options)?;
+    if job.log.is_some() {
+        let status = consumer.status();
+        // Ends with the process.
+        std::thread::spawn(move || {
+            loop {
+                let counts = serde_json::to_string(&status.counts()).unwrap_or_default();
+                tracing::info!(counts, "status");
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        });
+    }
+    consumer.run_blocking(move |record| handle(&path, how, record), &Shutdown::new())?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `homing consume`: records as JSON lines, or a command per record; committed after success.
 
+mod ending;
 mod exec;
 mod print;
 mod stop;
@@ -10,6 +11,7 @@ use crate::endpoint::Endpoint;
 use crate::exit::{Ending, Failure, Outcome};
 use crate::{signals, stdout};
 use clap::{Args, ValueEnum};
+use ending::{Commands, Ending as EndingCommands};
 use exec::Exec;
 use homing::consumer::ConsumerOptions;
 use homing::core::ProcessingOrder;
@@ -99,7 +101,7 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
     let shutdown = signals::shutdown_on_signals()?;
     let endpoint = Endpoint::open(&settings)?;
     let absent = look_for_topics(&endpoint, &options)?;
-    let dead_letter = options.dead_letter.clone();
+    let (dead_letter, drain_timeout) = (options.dead_letter.clone(), options.drain_timeout);
     let consumer = Consumer::new(endpoint.kafka.clone(), options)?;
     let status = consumer.status();
     let idle = flags
@@ -111,6 +113,8 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
         })
         .transpose()?;
     let quota = Quota::new(flags.max_messages, &shutdown);
+    let commands = Commands::default();
+    let mut still_running = 0;
     let ended = match &flags.exec {
         None => {
             let printer = Printer::new(quota);
@@ -124,8 +128,12 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
             }
         }
         Some(command) => {
-            let exec = Exec::new(command.clone(), quota);
-            consumer.run_blocking(move |record| exec.run(record), &shutdown)
+            let exec = Exec::new(command.clone(), quota, commands.clone());
+            let ending = EndingCommands::start(&commands, &shutdown, drain_timeout)?;
+            let ended =
+                consumer.run_blocking_with(move |record, context| exec.run(record, context), &shutdown);
+            still_running = ending.finish();
+            ended
         }
     };
     // However it ended: what watches it for idleness must not go on to judge it.
@@ -133,6 +141,7 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
     if let Some(idle) = idle {
         idle.join();
     }
+    tell_of_commands(commands.ended(), still_running);
     let summary = ended.map_err(|error| explain(&error))?;
     if global.json && flags.exec.is_some() {
         stdout::json(&summary)?;
@@ -145,7 +154,8 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
     }
     // Last: the consumer committed through it.
     drop(endpoint);
-    Ok(Outcome::of_findings(summary.counts.dead_lettered > 0))
+    let unfinished = commands.ended() > 0 || still_running > 0 || summary.abandoned > 0;
+    Ok(Outcome::of_findings(unfinished || summary.counts.dead_lettered > 0))
 }
 
 fn with_flags(flags: &Flags, global: &Global) -> Result<Settings, Failure> {
@@ -217,6 +227,18 @@ fn explain(error: &ConsumerError) -> Failure {
         }
         ConsumerError::NoCommittedOffset { .. } => failure.help("begin with --from earliest or latest"),
         _ => failure,
+    }
+}
+
+fn tell_of_commands(ended: u64, still_running: usize) {
+    if ended > 0 {
+        eprintln!(
+            "{ended} commands had not finished in time and were ended (SIGTERM, then SIGKILL); their records \
+             are not committed and will come again"
+        );
+    }
+    if still_running > 0 {
+        eprintln!("{still_running} of them have been killed and are not gone yet");
     }
 }
 

@@ -69,10 +69,15 @@ impl StopWhenIdle {
             while !shutdown.wait(Duration::from_millis(20)) {
                 let counts = status.counts();
                 let is_joining = counts.partitions == 0 && begun.elapsed() < JOIN_PATIENCE;
-                if is_joining || counts.in_flight > 0 || counts.received != seen {
+                // A partition whose beginning is not known yet may have records; the log says what it waits for.
+                let is_beginning = counts.partitions_pending > 0;
+                if is_joining || is_beginning || counts.in_flight > 0 || counts.received != seen {
                     (seen, since) = (counts.received, Instant::now());
                 } else if since.elapsed() >= quiet {
-                    if counts.partitions == 0 {
+                    if counts.topics_missing > 0 {
+                        let why = counts.last_error.as_deref().unwrap_or("a topic does not exist");
+                        say!("nothing came, and nothing can: {why}");
+                    } else if counts.partitions == 0 {
                         say!("no partition was given to this member; others of the group hold them");
                     }
                     shutdown.trigger();
