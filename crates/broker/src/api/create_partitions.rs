@@ -18,7 +18,7 @@ pub(crate) fn answer(state: &State, request: &CreatePartitionsRequest) -> Create
             if request.validate_only {
                 return Ok(());
             }
-            tokio::task::block_in_place(|| state.catalog.raise_partitions(&topic.name, topic.count))
+            state.catalog.raise_partitions(&topic.name, topic.count)
         });
         let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
         match raised {

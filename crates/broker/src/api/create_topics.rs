@@ -62,8 +62,7 @@ fn create(state: &State, topic: &CreatableTopic, only_check: bool) -> Result<Cre
     if only_check {
         return Ok(Created { id: Uuid::nil(), partitions, settings });
     }
-    let created = tokio::task::block_in_place(|| state.catalog.create(new))
-        .map_err(|refusal| (refusal.error, refusal.why))?;
+    let created = state.catalog.create(new).map_err(|refusal| (refusal.error, refusal.why))?;
     Ok(Created { id: created.id, partitions, settings })
 }
 

@@ -65,7 +65,7 @@ async fn by_name(state: &State, name: &TopicName) -> Deleted {
 }
 
 async fn delete(state: &State, name: &TopicName, id: Uuid) -> Result<(), ResponseError> {
-    tokio::task::block_in_place(|| state.catalog.delete(name, id))?;
+    state.catalog.delete(name, id)?;
     if let Err(error) = state.groups.topic_deleted(name).await {
         // The topic is gone; its id keeps a later topic of this name from these offsets.
         tracing::warn!(topic = name.as_str(), %error, "offsets committed for a deleted topic stay until they expire");

@@ -62,7 +62,7 @@ fn alter(state: &State, resource: &AlterConfigsResource, validate_only: bool) ->
         return changed(&topic.settings, &resource.configs).map(drop);
     }
     let change = |before: &BTreeMap<String, String>| changed(before, &resource.configs);
-    tokio::task::block_in_place(|| state.catalog.configure_from(&topic.name, change))
+    state.catalog.configure_from(&topic.name, change)
 }
 
 fn changed(

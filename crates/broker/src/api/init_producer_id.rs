@@ -33,7 +33,7 @@ pub(super) fn answer(
             .with_producer_id(request.producer_id)
             .with_producer_epoch(epoch);
     }
-    match tokio::task::block_in_place(|| state.catalog.next_producer_id()) {
+    match state.catalog.next_producer_id() {
         Ok(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
         Err(error) => refuse(error.code()),
     }

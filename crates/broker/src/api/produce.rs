@@ -12,8 +12,6 @@ use std::sync::Arc;
 
 /// From here on an answer may say in words what is wrong.
 const MESSAGE_SINCE: i16 = 8;
-/// Records of more bytes, or packed ones, are looked into where they hold up no other connection.
-const AT_ONCE_BYTES: usize = 64 * 1024;
 
 /// What became of one partition's records.
 struct Outcome {
@@ -40,11 +38,7 @@ struct Waiting {
 pub(super) fn begin(state: &Arc<State>, request: &Request, fault: Option<Fault>) -> Result<Reply, Refused> {
     let produce: ProduceRequest = request.decode()?;
     let acks = produce.acks;
-    let topics = if takes_long(&produce) {
-        tokio::task::block_in_place(|| append_all(state, request.version, produce, fault))
-    } else {
-        append_all(state, request.version, produce, fault)
-    };
+    let topics = append_all(state, request.version, produce, fault);
     if acks == 0 {
         return Ok(without_answer(request, &topics));
     }
@@ -57,12 +51,6 @@ pub(super) fn begin(state: &Arc<State>, request: &Request, fault: Option<Fault>)
         });
         encoded.into()
     })))
-}
-
-fn takes_long(produce: &ProduceRequest) -> bool {
-    let all = produce.topic_data.iter().flat_map(|topic| &topic.partition_data);
-    let sent = || all.clone().map(|data| data.records.as_deref().unwrap_or_default());
-    sent().map(<[u8]>::len).sum::<usize>() > AT_ONCE_BYTES || sent().any(batch::is_packed)
 }
 
 /// The end of a connection is all that tells a producer that wants no answer of a refusal, in Apache Kafka, too.

@@ -63,7 +63,7 @@ fn in_parts(group: &str, places: Vec<Place>) -> Vec<Vec<Place>> {
 }
 
 /// The changes that take `places` of a group out.
-fn removals(group: &str, places: Vec<Place>) -> Vec<Change> {
+pub(super) fn removals(group: &str, places: Vec<Place>) -> Vec<Change> {
     let change = |removed| Change { group: group.to_owned(), set: Vec::new(), removed };
     in_parts(group, places).into_iter().map(change).collect()
 }

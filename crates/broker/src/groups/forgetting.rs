@@ -2,7 +2,9 @@
 
 use kafka_protocol::ResponseError;
 
-use super::coordinator::{Change, Coordinator};
+use super::commits::removals;
+use super::coordinator::Coordinator;
+use super::journal::Position;
 use super::offsets::{Place, Retention};
 
 impl Coordinator {
@@ -29,9 +31,12 @@ impl Coordinator {
             if removed.is_empty() {
                 return Ok(subscribed);
             }
-            let change = Change { group: group.to_owned(), set: Vec::new(), removed };
-            let stored = state.change(&self.journal, change);
-            (stored.map_err(|_| ResponseError::CoordinatorNotAvailable)?, subscribed)
+            let mut stored = Position::default();
+            for change in removals(group, removed) {
+                let changed = state.change(&self.journal, change);
+                stored = changed.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+            }
+            (stored, subscribed)
         };
         let durable = tokio::time::timeout(self.options.commit_timeout, self.journal.durable(stored)).await;
         match durable {

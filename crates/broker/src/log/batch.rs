@@ -174,11 +174,6 @@ pub fn is_transactional(sent: &[u8]) -> Result<bool, ResponseError> {
     Ok(end.is_some() && sent[MAGIC_AT] == MAGIC && attributes(sent) & TRANSACTIONAL != 0)
 }
 
-/// Whether what a producer sent begins with a compressed batch, as far as can be seen.
-pub fn is_packed(sent: &[u8]) -> bool {
-    sent.get(22).is_some_and(|attributes| i16::from(*attributes) & CODEC != 0)
-}
-
 /// Where the batch ends that these bytes begin with; `None` when they are cut short before that.
 fn whole(bytes: &[u8]) -> Result<Option<usize>, ResponseError> {
     if bytes.len() < BEFORE_LENGTH_ENDS {

@@ -65,10 +65,11 @@ fn embedded_a_roll_without_descriptors_loses_no_acknowledged_record() {
     served.limit_files("4096:");
     send(30);
     served.kill();
+    // Before a group makes the offsets' topic beside it.
+    let segments = std::fs::read_dir(dir.path().join("topics")).unwrap().next().unwrap().unwrap().path();
     let broker = embedded_broker(dir.path(), None);
     let read = Group::assigned(&broker.addr().to_string(), "t", 1, &[]).read(90);
     assert!(read.iter().enumerate().all(|(n, record)| record.text() == n.to_string()));
-    let segments = std::fs::read_dir(dir.path().join("topics")).unwrap().next().unwrap().unwrap().path();
     let logs = std::fs::read_dir(segments.join("0")).unwrap();
     let logs = logs.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "log"));
     assert!(logs.count() > 4, "it rolled before and behind");
