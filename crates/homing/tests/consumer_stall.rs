@@ -6,7 +6,7 @@ mod consumer_support;
 
 use consumer_support::{Cluster, Running, Writer, number, options, until};
 use homing::KafkaConfig;
-use homing::consumer::{ConsumerError, ConsumerOptions, Outcome};
+use homing::consumer::{ConsumerCounts, ConsumerError, ConsumerOptions, Outcome};
 use homing::core::RetryPolicy;
 use homing::testing::Steps;
 use homing_broker::{ApiKey, Count, Fault};
@@ -64,14 +64,16 @@ fn a_paused_partition_that_moves_away_and_comes_back_is_read_again() {
             Outcome::Ok
         })
     };
+    // Beside the held records those wait that share a lane with them: the lane is a hash.
+    let held_up = |counts: &ConsumerCounts, partitions: u64| {
+        counts.partitions == partitions && (partitions..20).contains(&counts.in_flight)
+    };
     let first = start();
-    first.until("both partitions are held up", |counts| counts.head_of_line == 2 && counts.in_flight == 2);
+    first.until("both partitions are held up", |counts| counts.head_of_line == 2 && held_up(counts, 2));
     let second = start();
-    second.until("one has moved, and is held up there", |counts| {
-        counts.partitions == 1 && counts.in_flight == 1
-    });
+    second.until("one has moved, and is held up there", |counts| held_up(counts, 1));
     second.stop();
-    first.until("it is back", |counts| counts.partitions == 2 && counts.in_flight == 2);
+    first.until("it is back", |counts| held_up(counts, 2));
     held.store(false, Ordering::SeqCst);
     until("every record of both is handled", || seen.lock().unwrap().len() == 2_000);
     first.stop();
