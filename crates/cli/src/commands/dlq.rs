@@ -82,7 +82,7 @@ fn redrive(outbox: &SqliteOutbox, ids: Option<&Vec<i64>>, json: bool) -> Ending 
         say!("dead letter {id} is row {} of the outbox now", row.0);
     }
     for (id, why) in &refused {
-        eprintln!("dead letter {id} was not put back: {why}");
+        say!("dead letter {id} was not put back: {why}");
     }
     if !refused.is_empty() {
         return Err(Failure::new(format!("{} dead letters were not put back", refused.len()))

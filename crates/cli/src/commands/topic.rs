@@ -81,10 +81,15 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
         Command::Discard(ordered) => (ordered, TopicAction::Discard),
     };
     let outlook = outbox.topic_outlook(&ordered.topic.topic)?;
+    if outlook.lanes.is_empty() && outlook.held + outlook.unclaimed == 0 {
+        let topic = &outlook.topic;
+        return Err(Failure::new(format!("this outbox has nothing to do with a topic {topic}"))
+            .help("is the topic's name right?"));
+    }
     if !ordered.yes {
         show(&outlook, global.json)?;
-        eprintln!("{}", means(&outlook, action));
-        eprintln!("nothing was done: say --yes to do it");
+        say!("{}", means(&outlook, action));
+        say!("nothing was done: say --yes to do it");
         return Ok(Outcome::Findings);
     }
     let id = outbox.order_topic(&ordered.topic.topic, action, &ordered.by, &ordered.why)?;
@@ -94,8 +99,8 @@ pub fn run(flags: &Flags, global: &Global) -> Ending {
         stdout::json(&json!({"topic": topic, "order": id, "action": action.as_str(), "result": result}))?;
     }
     match result {
-        Some(result) => eprintln!("done: {result}"),
-        None => eprintln!("order {id} is written; the relay carries it out when it runs"),
+        Some(result) => say!("done: {result}"),
+        None => say!("order {id} is written; the relay carries it out when it runs"),
     }
     Ok(Outcome::Fine)
 }
@@ -186,7 +191,7 @@ fn show(outlook: &TopicOutlook, json: bool) -> Result<(), Failure> {
     stdout::text(&format!(
         "topic {}\n  {unsettled} rows numbered and not settled\n  {settled_kept} settled and still kept, \
          {unverified_kept} of them not read back\n  {unverified_pruned} settled, not read back and pruned\n  \
-         {} held, without a number\n  {} new",
+         {} held, without a number\n  {} new\n",
         outlook.topic, outlook.held, outlook.unclaimed
     ))
 }

@@ -9,3 +9,4 @@ mod pipes;
 mod run;
 #[path = "../cli/support.rs"]
 mod support;
+mod topic;

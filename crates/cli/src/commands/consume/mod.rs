@@ -232,13 +232,13 @@ fn explain(error: &ConsumerError) -> Failure {
 
 fn tell_of_commands(ended: u64, still_running: usize) {
     if ended > 0 {
-        eprintln!(
+        say!(
             "{ended} commands had not finished in time and were ended (SIGTERM, then SIGKILL); their records \
              are not committed and will come again"
         );
     }
     if still_running > 0 {
-        eprintln!("{still_running} of them have been killed and are not gone yet");
+        say!("{still_running} of them have been killed and are not gone yet");
     }
 }
 
