@@ -136,9 +136,6 @@ impl Session<'_> {
         let topic = self.topics.get(ix);
         topic.message_bytes_max = settings.message_bytes_max.or(topic.message_bytes_max);
         topic.compacted = settings.compacted.or(topic.compacted);
-        if topic.epoch.is_none() {
-            return;
-        }
         let weak = weakness(&name, &found.facts, settings.min_insync, nodes);
         if topic.weakness.as_ref() == Some(&weak) {
             return;
