@@ -177,7 +177,7 @@ pub struct Changes<'a> {
 pub enum Written {
     /// It was; this is the version to build on.
     Version(i64),
-    /// Another auditor wrote meanwhile: nothing was, begin again from [`AuditStore::load`].
+    /// Another auditor wrote meanwhile: nothing was, begin again from `AuditStore::load`.
     Superseded,
 }
 
