@@ -37,10 +37,13 @@ fn home(cluster: &Cluster) -> Home {
          \"sasl.password\" = {{ file = \"password\" }}\n",
         settings["ssl.ca.location"], APP.name
     );
-    let given = written
-        .replacen("bootstrap = \"embedded\"", &format!("bootstrap = {:?}", settings["bootstrap.servers"]), 1)
-        .replacen("[kafka.client]\n", &client, 1);
-    std::fs::write(file, given).unwrap();
+    let given = written.replacen(
+        "bootstrap = \"embedded\"",
+        &format!("bootstrap = {:?}", settings["bootstrap.servers"]),
+        1,
+    );
+    assert_ne!(given, written, "the cluster stands in the file now");
+    std::fs::write(file, given + &client).unwrap();
     home
 }
 
