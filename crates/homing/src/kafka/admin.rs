@@ -4,10 +4,9 @@
 use super::config::KafkaConfig;
 use super::native::{self, NativeError, Queue};
 use super::native_call::TopicId;
-use super::native_watermarks;
 use super::partition_list::{Entry, PartitionList, TopicPartition};
 use super::producer::ProducerError;
-use homing_core::{Offset, Partition, TopicName};
+use homing_core::{Offset, TopicName};
 use rdkafka::bindings as ffi;
 use rdkafka::types::RDKafkaRespErr as Code;
 use std::cell::Cell;
@@ -309,12 +308,6 @@ impl Admin {
                 Ok(answers)
             },
         )
-    }
-
-    /// The partition's first offset and the one after its last.
-    pub fn ends(&self, topic: &TopicName, partition: i32) -> Result<(Offset, Offset), NativeError> {
-        // SAFETY: the handle is live as long as this is.
-        unsafe { native_watermarks::watermarks(self.raw(), (topic, Partition(partition)), self.wait) }
     }
 
     /// Asks one question and waits for its answer.

@@ -1,8 +1,10 @@
 //! Reading lanes' tails on a thread of its own: a partition that cannot be read holds up no other.
 //!
-//! All ends are asked for in one question. A lane whose partition ends where it
-//! was read to is answered at once; the others are read by one reader, and each
-//! is answered when it is at its end.
+//! All ends are asked for in one question. When it gets no answer, the topics are
+//! asked about one by one, those that failed before last and over a client of
+//! their own: the retries of one must not break the connection of another. A lane
+//! whose partition ends where it was read to is answered at once; the others are
+//! read by one reader, and each is answered when it is at its end.
 
 use super::answer::{Answer, TailFound};
 use super::error::RelayError;
@@ -21,10 +23,11 @@ use std::time::{Duration, Instant};
 
 /// How long a tail read may get nothing before its ends are asked for again.
 const STALL: Duration = Duration::from_secs(5);
-/// How long a tail that cannot be read is left alone.
+/// How long a tail that cannot be read is left alone at first, and at most.
 const PAUSE: Duration = Duration::from_millis(300);
-/// Partitions asked about one by one in a turn: those that spoilt a question about many, or were in it.
-const ONE_BY_ONE: usize = 2;
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long topics are asked about one by one before what can be read is read on.
+const ONE_BY_ONE: Duration = Duration::from_millis(500);
 
 /// One lane's tail.
 #[derive(Debug, Clone)]
@@ -39,8 +42,14 @@ struct Waiting {
     of: TailOf,
     /// From when on.
     due: Instant,
-    /// Alone: a question about it and others failed.
-    alone: bool,
+    /// How many questions about it got no answer; the first was about others too.
+    failed: u32,
+}
+
+/// Where a tail's log ends and, when it has moved on from where it was read to, begins.
+struct Extent {
+    end: Offset,
+    low: Option<Offset>,
 }
 
 /// One tail that is being read.
@@ -104,7 +113,7 @@ impl Tails<'_> {
                 // A later question about the same partition takes the earlier one's place.
                 self.reading.remove(&of.at);
                 self.waiting.retain(|known| known.of.at != of.at);
-                self.waiting.push(Waiting { of, due: Instant::now(), alone: false });
+                self.waiting.push(Waiting { of, due: Instant::now(), failed: 0 });
             }
             self.ask_ends();
             if self.reading.is_empty() {
@@ -131,53 +140,73 @@ impl Tails<'_> {
         let (due, later): (Vec<Waiting>, Vec<Waiting>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.due <= now);
         self.waiting = later;
-        let (alone, together): (Vec<Waiting>, Vec<Waiting>) = due.into_iter().partition(|tail| tail.alone);
-        let together: Vec<TailOf> = together.into_iter().map(|waiting| waiting.of).collect();
-        let mut answers = Vec::new();
+        let (together, mut alone): (Vec<Waiting>, Vec<Waiting>) =
+            due.into_iter().partition(|waiting| waiting.failed == 0);
         if !together.is_empty() {
-            match self.bounds(&together, Bound::End) {
-                Ok(ends) => answers.extend(together.into_iter().zip(ends)),
+            match self.admin().and_then(|admin| extents(admin, &together)) {
+                Ok(found) => self.take_up(together, found),
                 // Perhaps one of them spoilt the question for all.
-                Err(said) => self.put_off(together, &said, Duration::ZERO),
+                Err(said) => self.put_off(together, &said),
             }
         }
-        for (nth, waiting) in alone.into_iter().enumerate() {
-            if nth >= ONE_BY_ONE {
-                self.waiting.push(waiting);
-                continue;
+        alone.sort_by(|a, b| (a.failed, &a.of.at).cmp(&(b.failed, &b.of.at)));
+        self.ask_topic_by_topic(alone);
+    }
+
+    /// Asks about one topic after the other, for a while; a client that got no answer is not used again.
+    fn ask_topic_by_topic(&mut self, mut tails: Vec<Waiting>) {
+        let began = Instant::now();
+        let mut admin = None;
+        while began.elapsed() < ONE_BY_ONE && !tails.is_empty() {
+            let topic = tails[0].of.at.topic.clone();
+            let (asked, others): (Vec<Waiting>, Vec<Waiting>) =
+                tails.into_iter().partition(|waiting| waiting.of.at.topic == topic);
+            tails = others;
+            let opened = match admin.take() {
+                Some(admin) => Ok(admin),
+                None => Admin::open(self.kafka, self.wait).map_err(|error| Said::plain(error.to_string())),
+            };
+            match opened.and_then(|admin| extents(&admin, &asked).map(|found| (admin, found))) {
+                Ok((used, found)) => {
+                    admin = Some(used);
+                    self.take_up(asked, found);
+                }
+                Err(said) => self.put_off(asked, &said),
             }
-            let end = self.end_of(&waiting.of);
-            answers.push((waiting.of, end));
         }
+        self.waiting.extend(tails);
+    }
+
+    /// Answers those that have not moved and begins to read the others.
+    fn take_up(&mut self, tails: Vec<Waiting>, found: Vec<Result<Extent, Said>>) {
         let mut moved = Vec::new();
-        for (of, end) in answers {
-            match end {
-                Ok(end) if end <= of.question.from => self.answer_unmoved(&of, end),
-                Ok(end) => moved.push((of, end)),
-                Err(said) => self.put_off(vec![of], &said, PAUSE),
+        for (waiting, extent) in tails.into_iter().zip(found) {
+            match extent {
+                Ok(Extent { end, low: None }) => self.answer_unmoved(&waiting.of, end),
+                Ok(Extent { end, low: Some(low) }) => moved.push((waiting.of, end, low)),
+                Err(said) => self.put_off(vec![waiting], &said),
             }
         }
         self.begin(moved);
     }
 
-    fn bounds(&mut self, of: &[TailOf], which: Bound) -> Result<Vec<Result<Offset, Said>>, Said> {
-        let at: Vec<TopicPartition> = of.iter().map(|of| of.at.clone()).collect();
-        let bounds = self.admin()?.bounds(&at, which).map_err(|error| of_error(&error))?;
-        Ok(bounds.into_iter().map(|bound| bound.map_err(|error| of_error(&error))).collect())
-    }
-
-    fn end_of(&mut self, of: &TailOf) -> Result<Offset, Said> {
-        let admin = self.admin()?;
-        let ends = admin.ends(&of.at.topic, of.at.partition.0).map_err(|error| of_error(&error))?;
-        Ok(ends.1)
-    }
-
-    fn put_off(&mut self, tails: Vec<TailOf>, said: &Said, pause: Duration) {
-        for of in tails {
+    fn put_off(&mut self, tails: Vec<Waiting>, said: &Said) {
+        for Waiting { of, failed, .. } in tails {
             let what = format!("{} cannot be asked for what it holds of this outbox: {}", of.at, said.what);
             self.inbox.put(Answer::TailTrouble(of.question.lane, Said { code: said.code, what }));
-            self.waiting.push(Waiting { of, due: Instant::now() + pause, alone: true });
+            let pause = match failed {
+                // It was asked about among others, which may be the reason.
+                0 => Duration::ZERO,
+                failed => PAUSE.saturating_mul(1 << failed.min(8)).min(PAUSE_MAX),
+            };
+            self.waiting.push(Waiting { of, due: Instant::now() + pause, failed: failed + 1 });
         }
+    }
+
+    /// These were being read and begin again, each topic alone.
+    fn begin_again(&mut self, tails: Vec<TailOf>, said: &Said) {
+        let due = Instant::now();
+        self.put_off(tails.into_iter().map(|of| Waiting { of, due, failed: 1 }).collect(), said);
     }
 
     fn answer_unmoved(&self, of: &TailOf, end: Offset) {
@@ -186,23 +215,11 @@ impl Tails<'_> {
     }
 
     /// Reads these from where they were read to, or from where their logs begin now.
-    fn begin(&mut self, moved: Vec<(TailOf, Offset)>) {
+    fn begin(&mut self, moved: Vec<(TailOf, Offset, Offset)>) {
         if moved.is_empty() {
             return;
         }
-        let (tails, ends): (Vec<TailOf>, Vec<Offset>) = moved.into_iter().unzip();
-        let lows = match self.bounds(&tails, Bound::Start) {
-            Ok(lows) => lows,
-            Err(said) => return self.put_off(tails, &said, PAUSE),
-        };
-        for ((of, end), low) in tails.into_iter().zip(ends).zip(lows) {
-            let low = match low {
-                Ok(low) => low,
-                Err(said) => {
-                    self.put_off(vec![of], &said, PAUSE);
-                    continue;
-                }
-            };
+        for (of, end, low) in moved {
             let cut = low > of.question.from;
             let read_to = of.question.from.max(low);
             if read_to >= end {
@@ -267,7 +284,7 @@ impl Tails<'_> {
             .collect();
         let stalled: Vec<TailOf> =
             stalled.iter().filter_map(|at| self.reading.remove(at)).map(|tail| tail.of).collect();
-        self.put_off(stalled, &Said::plain("it does not answer"), PAUSE);
+        self.begin_again(stalled, &Said::plain("it does not answer"));
         Ok(())
     }
 
@@ -275,8 +292,29 @@ impl Tails<'_> {
     fn hindered(&mut self, error: &ReaderError) {
         self.reader = None;
         let tails: Vec<TailOf> = self.reading.drain().map(|(_, tail)| tail.of).collect();
-        self.put_off(tails, &Said::plain(error.to_string()), PAUSE);
+        self.begin_again(tails, &Said::plain(error.to_string()));
     }
+}
+
+/// The tails' extents, in their order: two questions for all. An error of one is its own.
+fn extents(admin: &Admin, tails: &[Waiting]) -> Result<Vec<Result<Extent, Said>>, Said> {
+    let bounds = |of: &[&TailOf], which| -> Result<Vec<Result<Offset, Said>>, Said> {
+        let at: Vec<TopicPartition> = of.iter().map(|of| of.at.clone()).collect();
+        let bounds = admin.bounds(&at, which).map_err(|error| of_error(&error))?;
+        Ok(bounds.into_iter().map(|bound| bound.map_err(|error| of_error(&error))).collect())
+    };
+    let all: Vec<&TailOf> = tails.iter().map(|waiting| &waiting.of).collect();
+    let ends = bounds(&all, Bound::End)?;
+    let is_moved =
+        |(of, end): &(&TailOf, &Result<Offset, Said>)| end.as_ref().is_ok_and(|end| *end > of.question.from);
+    let moved: Vec<&TailOf> = all.iter().copied().zip(&ends).filter(is_moved).map(|(of, _)| of).collect();
+    let mut lows = bounds(&moved, Bound::Start)?.into_iter();
+    let extent = |(of, end): (&TailOf, Result<Offset, Said>)| {
+        let end = end?;
+        let low = if end > of.question.from { lows.next().transpose()? } else { None };
+        Ok(Extent { end, low })
+    };
+    Ok(all.into_iter().zip(ends).map(extent).collect())
 }
 
 impl Tail {
